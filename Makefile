@@ -1,0 +1,63 @@
+# Every target sets up .venv from requirements.lock by itself, once.
+# Works with GNU make 3.81 (macOS) and newer. Without make: see README.md.
+
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+CODE := src tests tools notebooks
+
+.PHONY: help setup site preview slides notebooks lab test lint format lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED) ## make .venv and install everything into it
+	@echo "Ready. Check it with: $(PY) -m helpers"
+
+$(INSTALLED): requirements.lock pyproject.toml tools/setup.sh
+	@PYTHON="$(PYTHON)" sh tools/setup.sh
+
+# A .venv that no longer works (moved, or its Python gone) is set up again.
+ifneq ($(shell $(PY) -c "import helpers; print(1)" 2>/dev/null),1)
+.PHONY: $(INSTALLED)
+endif
+
+site: $(INSTALLED) ## build pages and slides into _site (ENGINE=quarto or ENGINE=pandoc)
+	@$(PY) tools/build.py site $(if $(ENGINE),--engine $(ENGINE))
+
+preview: $(INSTALLED) ## serve the site and rebuild it when a source changes
+	@$(PY) tools/build.py preview $(if $(ENGINE),--engine $(ENGINE))
+
+slides: $(INSTALLED) ## build the slides alone
+	@$(PY) tools/build.py slides $(if $(ENGINE),--engine $(ENGINE))
+
+notebooks: $(INSTALLED) ## execute all notebooks and store their outputs (NB=03 for one)
+	@$(PY) tools/execute.py $(NB)
+
+lab: $(INSTALLED) ## open JupyterLab on the notebooks
+	@$(PY) -m jupyterlab --notebook-dir=notebooks
+
+test: $(INSTALLED) ## run all tests (T="-k name" for some)
+	@$(PY) -m pytest --nbmake --nbmake-timeout=300 tests notebooks $(T)
+
+lint: $(INSTALLED) ## check style, random keys and notebook rules
+	@$(PY) -m ruff check $(CODE)
+	@$(PY) -m ruff format --check $(CODE)
+	@$(PY) tools/lint_jax.py src/helpers notebooks
+	@$(PY) tools/notebook_rules.py
+
+format: $(INSTALLED) ## format the code, notebooks included
+	@$(PY) -m ruff check --fix --quiet $(CODE)
+	@$(PY) -m ruff format $(CODE)
+
+# Versions stay as they are where they can. No index address enters the file.
+lock: $(INSTALLED) ## write requirements.lock anew (UPGRADE=1 takes newer versions)
+	@cp requirements.lock .venv/lock.txt
+	@$(PY) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.12 \
+	    --extra site --extra test --extra workshop --no-header --no-annotate \
+	    $(if $(UPGRADE),--upgrade) --output-file .venv/lock.txt
+	@{ echo "# Exact versions of everything the course needs. Made by: make lock"; \
+	    cat .venv/lock.txt; } > requirements.lock
+
+clean: ## remove what was built (.venv stays)
+	rm -rf _site .quarto build src/*.egg-info .pytest_cache .ruff_cache
