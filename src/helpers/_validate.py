@@ -1,0 +1,85 @@
+"""Checks of arguments that every helper shares; each error names the argument."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _shown(value: Any) -> str:
+    """Describe a value in one short phrase."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def key(name: str, value: Any) -> jax.Array:
+    """Return `value` if it is one typed JAX key, as `jax.random.key` makes it."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"{name}: expected a key made by jax.random.key(seed), got {_shown(value)}"
+        )
+    if value.shape != ():
+        raise ValueError(f"{name}: expected one key, got {value.shape} keys")
+    return value
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value` if it is a whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected a whole number, got {_shown(value)}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return `value` if it is a finite number above zero."""
+    if isinstance(value, bool) or (not np.isscalar(value) and np.ndim(value) != 0):
+        raise TypeError(f"{name}: expected one number, got {_shown(value)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected one number, got {_shown(value)}") from None
+    if not (np.isfinite(number) and number > 0):
+        raise ValueError(f"{name}: expected a finite number above 0, got {number}")
+    return number
+
+
+def finite_array(name: str, value: Any, *, ndim: int | None = None) -> np.ndarray:
+    """Return `value` as a NumPy array if it is not empty and has no NaN or infinity."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}: expected an array of numbers, got {_shown(value)}"
+        ) from None
+    if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected an array of numbers, got {_shown(value)}")
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(
+            f"{name}: expected {ndim} dimension(s), got {array.ndim} "
+            f"(shape {array.shape})"
+        )
+    if array.size == 0:
+        raise ValueError(f"{name}: expected data, got none (shape {array.shape})")
+    bad = int(array.size - np.isfinite(array.astype(float)).sum())
+    if bad:
+        raise ValueError(
+            f"{name}: expected finite numbers, got {bad} NaN or infinite "
+            f"of {array.size}"
+        )
+    return array
+
+
+def one_of(name: str, value: Any, options: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `options`."""
+    if value not in options:
+        raise ValueError(
+            f"{name}: expected one of {', '.join(map(repr, options))}, "
+            f"got {_shown(value)}"
+        )
+    return value

@@ -1,0 +1,57 @@
+"""Checks that learners can run on their own answers to the exercises."""
+
+from typing import Any
+
+import numpy as np
+
+from helpers import _validate
+
+
+def check(
+    name: str,
+    answer: Any,
+    expected: Any,
+    *,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    hint: str = "",
+) -> bool:
+    """Compare an answer with what is expected, print the verdict, and return it.
+
+    Parameters
+    ----------
+    name : str
+        What was asked for, as it should stand in the verdict.
+    answer : number, array or None
+        The learner's answer; `None` means not answered yet.
+    expected : number or array
+        What is right; it has the shape that the answer should have.
+    rtol, atol : float
+        Allowed distance: ``atol + rtol * |expected|``.
+    hint : str
+        Printed when the answer is not right.
+
+    Returns
+    -------
+    bool
+        Whether the answer is right.
+    """
+    if answer is None:
+        print(f"{name}: no answer yet; replace None and run both cells again.")
+        return False
+    try:
+        given = _validate.finite_array(name, answer)
+    except (TypeError, ValueError) as error:
+        print(f"Not yet. {error}")
+        return False
+    wanted = np.asarray(expected)
+    if given.shape != wanted.shape:
+        print(
+            f"Not yet. {name}: expected shape {wanted.shape}, got {given.shape}. {hint}"
+        )
+        return False
+    if np.allclose(given, wanted, rtol=rtol, atol=atol):
+        print(f"Right. {name}: {answer}")
+        return True
+    print(f"Not yet. {name}: {answer} is not what we get. {hint}".strip())
+    return False

@@ -1,0 +1,354 @@
+"""One look for all figures: a style, a palette, and functions that draw on an `Axes`.
+
+Figures are stored on white. The site multiplies them into a light page and inverts
+their lightness on a dark one, so colors keep their hue in both; use no gray that is
+lighter than `COLORS["faint"]` for anything that must be read.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse, FancyBboxPatch
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+from numpyro.handlers import seed, trace
+from numpyro.infer.inspect import get_model_relations
+from scipy.stats import binom
+
+from helpers import _validate
+
+#: Colors by role, distinguishable with every common color vision (after Okabe and Ito,
+#: 2008). Each role has a line style of its own in `STYLES`: color never speaks alone.
+COLORS = {
+    "exact": "#000000",
+    "prior": "#767676",
+    "fit": "#0072B2",
+    "other": "#D55E00",
+    "third": "#007A5A",
+    "fourth": "#AA4488",
+    "faint": "#8C8C8C",
+}
+STYLES = {
+    "exact": {"color": COLORS["exact"], "linestyle": "-", "linewidth": 1.2},
+    "prior": {"color": COLORS["prior"], "linestyle": ":", "linewidth": 2.0},
+    "fit": {"color": COLORS["fit"], "linestyle": "--", "linewidth": 2.2},
+    "other": {"color": COLORS["other"], "linestyle": "-.", "linewidth": 2.2},
+    "third": {"color": COLORS["third"], "linestyle": (0, (1, 1)), "linewidth": 2.4},
+    "fourth": {"color": COLORS["fourth"], "linestyle": (0, (6, 2)), "linewidth": 2.0},
+}
+
+
+def use_style() -> None:
+    """Give all later figures of the session the style of the course."""
+    set_matplotlib_formats("retina")
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.4),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "font.size": 11,
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": plt.cycler(
+                color=[COLORS[r] for r in ("fit", "other", "third", "fourth")],
+                linestyle=["-", "--", "-.", (0, (1, 1))],
+            ),
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "savefig.facecolor": "white",
+        }
+    )
+
+
+def style(role: str) -> dict[str, Any]:
+    """Return the line style of a role in the palette, to pass to `Axes.plot`.
+
+    Parameters
+    ----------
+    role : str
+        One of ``exact``, ``prior``, ``fit``, ``other``, ``third``, ``fourth``.
+
+    Returns
+    -------
+    dict
+        Keyword arguments: color, line style and width.
+    """
+    return dict(STYLES[_validate.one_of("role", role, tuple(STYLES))])
+
+
+def densities(
+    ax: Axes, grid: np.ndarray, curves: dict[str, tuple[str, np.ndarray]]
+) -> Axes:
+    """Draw named densities over one grid, each in the style of its role.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    grid : array, shape (n,)
+        Parameter values.
+    curves : dict
+        ``{label: (role, density)}`` with a density of shape (n,) each.
+
+    Returns
+    -------
+    Axes
+        The same `ax`.
+    """
+    grid = _validate.finite_array("grid", grid, ndim=1)
+    for label, (role, density) in curves.items():
+        density = _validate.finite_array(f"curves[{label!r}]", density, ndim=1)
+        if density.shape != grid.shape:
+            raise ValueError(
+                f"curves[{label!r}]: expected shape {grid.shape} like grid, "
+                f"got {density.shape}"
+            )
+        ax.plot(grid, density, label=label, **style(role))
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("density")
+    ax.legend()
+    return ax
+
+
+def moving_average(values: np.ndarray, window: int) -> np.ndarray:
+    """Average each run of `window` values.
+
+    Parameters
+    ----------
+    values : array, shape (n,)
+        A trace, such as the losses of a fit.
+    window : int
+        Length of the runs, from 1 to n.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n - window + 1,)
+    """
+    values = _validate.finite_array("values", values, ndim=1).astype(float)
+    window = _validate.positive_int("window", window)
+    if window > values.size:
+        raise ValueError(f"window: expected at most {values.size}, got {window}")
+    total = np.cumsum(np.insert(values, 0, 0.0))
+    return (total[window:] - total[:-window]) / window
+
+
+def elbo_curve(
+    ax: Axes,
+    losses: np.ndarray,
+    *,
+    window: int = 50,
+    label: str = "ELBO",
+    role: str = "fit",
+    show_steps: bool = True,
+) -> Axes:
+    """Draw the ELBO (minus the loss) over the steps, with its moving average.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    losses : array, shape (steps,)
+        Loss of each step, as a fit returns it.
+    window : int
+        Steps in the moving average.
+    label : str
+        Name in the legend.
+    role : str
+        Style of the moving average, see `style`.
+    show_steps : bool
+        Draw the noisy value of every step behind it.
+
+    Returns
+    -------
+    Axes
+        The same `ax`.
+    """
+    losses = _validate.finite_array("losses", losses, ndim=1)
+    smooth = -moving_average(losses, window)
+    if show_steps:
+        steps = np.arange(1, losses.size + 1)
+        ax.plot(steps, -losses, color=COLORS["faint"], lw=0.6, ls="-", alpha=0.6)
+    ax.plot(np.arange(window, losses.size + 1), smooth, label=label, **style(role))
+    ax.set_xlabel("step")
+    ax.set_ylabel("ELBO (nats)")
+    return ax
+
+
+def rank_histogram(
+    ax: Axes, ranks: np.ndarray, *, num_draws: int, num_bins: int = 20
+) -> Axes:
+    """Draw simulation-based calibration ranks with the band that chance allows.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    ranks : array of int, shape (n,)
+        Rank of the truth among `num_draws` posterior draws, from 0 to `num_draws`.
+    num_draws : int
+        Draws behind each rank; `num_draws` + 1 should be a multiple of `num_bins`.
+    num_bins : int
+        Number of bars.
+
+    Returns
+    -------
+    Axes
+        The same `ax`.
+
+    Notes
+    -----
+    Simulation-based calibration: Talts et al. (2018). The band holds 99 % of the
+    counts of one bar if the ranks are uniform.
+    """
+    ranks = _validate.finite_array("ranks", ranks, ndim=1)
+    num_draws = _validate.positive_int("num_draws", num_draws)
+    num_bins = _validate.positive_int("num_bins", num_bins)
+    if ranks.min() < 0 or ranks.max() > num_draws:
+        raise ValueError(
+            f"ranks: expected 0 to {num_draws}, got {ranks.min()} to {ranks.max()}"
+        )
+    if (num_draws + 1) % num_bins:
+        raise ValueError(
+            f"num_bins: expected a divisor of num_draws + 1 = {num_draws + 1}, "
+            f"got {num_bins}"
+        )
+    low, high = binom.ppf([0.005, 0.995], ranks.size, 1 / num_bins)
+    ax.axhspan(low, high, color=COLORS["faint"], alpha=0.3, lw=0, label="99 % band")
+    edges = np.linspace(0, num_draws + 1, num_bins + 1) - 0.5
+    ax.hist(ranks, edges, color=COLORS["fit"], edgecolor="white", lw=0.8)
+    ax.axhline(ranks.size / num_bins, color=COLORS["exact"], lw=1, ls="-")
+    ax.set_xlabel("rank of the truth")
+    ax.set_ylabel("data sets")
+    return ax
+
+
+def gaussian_ellipse(
+    ax: Axes,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    *,
+    role: str = "fit",
+    label: str = "",
+    radii: tuple[float, ...] = (1.0, 2.0),
+) -> Axes:
+    """Draw contours of a two-dimensional Gaussian.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    mean : array, shape (2,)
+        Its center.
+    covariance : array, shape (2, 2)
+        Its covariance.
+    role, label : str
+        Style (see `style`) and name in the legend.
+    radii : tuple of float
+        Mahalanobis distances of the contours, in standard deviations.
+
+    Returns
+    -------
+    Axes
+        The same `ax`.
+    """
+    mean = _validate.finite_array("mean", mean, ndim=1)
+    covariance = _validate.finite_array("covariance", covariance, ndim=2)
+    if mean.shape != (2,) or covariance.shape != (2, 2):
+        raise ValueError(
+            "mean, covariance: expected shapes (2,) and (2, 2), got "
+            f"{mean.shape} and {covariance.shape}"
+        )
+    values, vectors = np.linalg.eigh(covariance)
+    if values.min() <= 0:
+        raise ValueError(f"covariance: expected positive definite, got {covariance}")
+    angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+    look = style(role)
+    for index, radius in enumerate(radii):
+        width, height = 2 * radius * np.sqrt(values[::-1])
+        patch = Ellipse(mean, width, height, angle=angle, fill=False, **look)
+        patch.set_label(label if index == 0 else "_nolegend_")
+        ax.add_patch(patch)
+    ax.autoscale_view()
+    return ax
+
+
+def _layers(parents: dict[str, list[str]]) -> list[list[str]]:
+    """Sort nodes into rows, each below all of its parents."""
+    depth: dict[str, int] = {}
+    while len(depth) < len(parents):
+        for name, above in parents.items():
+            if all(parent in depth for parent in above):
+                depth[name] = 1 + max((depth[p] for p in above), default=-1)
+    return [
+        [name for name in parents if depth[name] == row]
+        for row in range(1 + max(depth.values()))
+    ]
+
+
+def model_graph(
+    model: Callable, *model_args: Any, ax: Axes | None = None, **model_kwargs: Any
+) -> Axes:
+    """Draw a NumPyro model as a graph; needs no system package.
+
+    Ellipses are random variables, shaded where observed, with the family of their
+    distribution; frames are plates with their size.
+
+    Parameters
+    ----------
+    model : callable
+        A NumPyro model.
+    *model_args, **model_kwargs
+        What the model is called with.
+    ax : Axes, optional
+        Where to draw; a new figure of fitting size by default.
+
+    Returns
+    -------
+    Axes
+        With the drawing.
+    """
+    found = get_model_relations(model, model_args, model_kwargs)
+    with trace() as sites, seed(rng_seed=0):
+        model(*model_args, **model_kwargs)
+    sizes = {n: s["args"][0] for n, s in sites.items() if s["type"] == "plate"}
+    rows = _layers(found["sample_sample"])
+    if ax is None:
+        widest = max(map(len, rows))
+        _, ax = plt.subplots(figsize=(2.4 * widest + 1.2, 1.5 * len(rows) + 0.3))
+    place = {
+        name: (2.4 * (i - (len(row) - 1) / 2), -1.5 * depth)
+        for depth, row in enumerate(rows)
+        for i, name in enumerate(row)
+    }
+    for name, members in found["plate_sample"].items():
+        xs, ys = zip(*(place[m] for m in members), strict=True)
+        corner = (min(xs) - 1.1, min(ys) - 0.72)
+        width, height = max(xs) - min(xs) + 2.2, max(ys) - min(ys) + 1.25
+        frame = FancyBboxPatch(
+            corner, width, height, boxstyle="round,pad=0,rounding_size=0.1", fill=False
+        )
+        ax.add_patch(frame)
+        text = f"{name}: {sizes[name]:,}" if name in sizes else name
+        at = (corner[0] + width - 0.08, corner[1] + 0.05)
+        ax.text(*at, text, ha="right", va="bottom", fontsize=9)
+    arrow = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
+    for name, parents in found["sample_sample"].items():
+        for parent in parents:
+            gap = np.subtract(place[parent], place[name])
+            rim = gap / np.hypot(gap[0] / 0.95, gap[1] / 0.45)  # on the ellipse
+            ends = {"xy": place[name] + rim, "xytext": place[parent] - rim}
+            ax.annotate("", **ends, arrowprops=arrow)
+        shade = "#C8C8C8" if name in found["observed"] else "white"
+        ax.add_patch(Ellipse(place[name], 1.9, 0.9, fc=shade, ec="black", zorder=3))
+        text = f"{name}\n{found['sample_dist'][name]}"
+        ax.text(*place[name], text, ha="center", va="center", fontsize=9, zorder=4)
+    ax.set_aspect("equal")
+    ax.autoscale_view()
+    ax.axis("off")
+    return ax
