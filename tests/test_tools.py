@@ -1,0 +1,188 @@
+"""The tools that execute and lint the notebooks do what they promise."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import execute
+import lint_jax
+
+
+def notebook(*sources):
+    return new_notebook(cells=[new_code_cell(source) for source in sources])
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package `helpers` whose module `a` imports `b`, and `d` imports `c`."""
+    folder = tmp_path / "helpers"
+    folder.mkdir()
+    texts = {
+        "__init__": "",
+        "a": "from helpers.b import x",
+        "b": "x = 1",
+        "c": "",
+        "d": "from . import c",
+        "unused": "",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "modules"),
+    [
+        ("import numpy", set()),
+        ("from helpers import b", {"__init__", "b"}),
+        ("import helpers.c as t", {"__init__", "c"}),
+        ("from helpers.c import fit", {"__init__", "c"}),
+        ("def f():\n    import helpers.a", {"__init__", "a", "b"}),
+        ("from helpers import d, unused", {"__init__", "c", "d", "unused"}),
+        ("import helpers_of_others, other.helpers", set()),
+    ],
+)
+def test_imported_helpers_are_found(package, source, modules):
+    found = execute.helper_modules([source], package)
+    assert {path.stem for path in found} == modules
+
+
+def test_a_change_makes_a_notebook_stale(package):
+    nb = notebook("from helpers import a", "#| fig-cap: one\n1 + 1")
+    assert execute.stale(nb, package) == ["it was never executed with `make notebooks`"]
+    nb["metadata"]["course"] = {
+        "code_sha256": execute.code_sha256(nb),
+        "helpers_sha256": execute.helpers_sha256(nb, package),
+    }
+    nb["cells"].append(new_markdown_cell("Prose does not count."))
+    nb["cells"][1]["source"] = "#| fig-cap: another\n1 + 1"
+    (package / "unused.py").write_text("changed = True")
+    assert execute.stale(nb, package) == []
+    (package / "b.py").write_text("x = 2")
+    assert len(execute.stale(nb, package)) == 1
+    nb["cells"][1]["source"] = "1 + 2"
+    assert len(execute.stale(nb, package)) == 2
+
+
+def test_the_sidebar_gives_the_order(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in ("01_a", "02_b", "03_c"):
+        (tmp_path / f"notebooks/{name}.ipynb").touch()
+    (tmp_path / "_quarto.yml").write_text(
+        "website:\n  sidebar:\n    contents:\n      - index.qmd\n      - section: S\n"
+        "        contents: [notebooks/02_b.ipynb, {href: notebooks/01_a.ipynb}]\n"
+    )
+    order = [path.stem for path in execute.course_order(tmp_path)]
+    assert order == ["02_b", "01_a", "03_c"]
+
+
+@pytest.mark.parametrize(
+    ("output", "fault"),
+    [
+        (new_output("error", ename="ValueError", evalue="no"), "an error: ValueError"),
+        (new_output("stream", name="stderr", text="warning"), "stderr: warning"),
+        (new_output("stream", name="stdout", text="100%|███| 3/3"), "progress bar"),
+        (new_output("stream", name="stdout", text="1/3\r2/3"), "progress bar"),
+        (new_output("stream", name="stdout", text="in /home/me/x"), "path of this"),
+        (new_output("stream", name="stdout", text=r"C:\Users\me"), "path of this"),
+        (
+            new_output("display_data", data={"text/plain": "<A at 0x7fcb532bb440>"}),
+            "memory address",
+        ),
+    ],
+)
+def test_outputs_that_must_not_be_stored_are_named(output, fault):
+    nb = notebook("1 + 1")
+    nb["cells"][0]["outputs"] = [output]
+    assert fault in execute.output_faults(nb)[0]
+    assert "cell 1 (1 + 1)" in execute.output_faults(nb)[0]
+    nb["cells"][0]["outputs"] = [new_output("stream", name="stdout", text="a/home/b")]
+    assert execute.output_faults(nb) == []
+
+
+def test_execution_stores_good_notebooks_and_leaves_bad_ones(tmp_path, capsys):
+    good = notebook("#| label: fig-a\nprint(1)", "from tqdm.auto import tqdm as t")
+    good["cells"][1]["source"] += "\nfor _ in t(range(3)):\n    pass\n2"
+    good["cells"][0]["metadata"] = {"collapsed": True, "tags": ["x"]}
+    good["metadata"]["kernelspec"] = {"name": "python3", "display_name": "my own"}
+    bad = notebook("print(1)", "1 / 0")
+    paths = {}
+    for name, nb in {"good": good, "bad": bad}.items():
+        paths[name] = tmp_path / f"{name}.ipynb"
+        nbformat.write(nb, paths[name])
+    before = paths["bad"].read_bytes()
+
+    (fault,) = execute.execute(paths["bad"], "CPU")
+    assert "ZeroDivisionError" in fault
+    assert paths["bad"].read_bytes() == before
+    assert execute.execute(paths["good"], "CPU") == []
+    assert execute.execute(paths["good"], "CPU") == []  # the stamp is replaced
+    nb = nbformat.read(paths["good"], as_version=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bad.ipynb",
+        "good.ipynb",
+    ]
+    assert nb["metadata"]["kernelspec"]["display_name"] == "Python 3"
+    assert nb["cells"][0]["metadata"] == {"tags": ["x"]}
+    assert [o["output_type"] for o in nb["cells"][1]["outputs"]] == ["execute_result"]
+    assert [c["id"] for c in nb["cells"]].count("stamp") == 1
+    assert nb["metadata"]["course"]["peak_mib"] > 10
+    assert nb["metadata"]["course"]["executed"] in nb["cells"][-1]["source"]
+    assert execute.stale(nb) == []
+
+
+KEY = "from jax import random\nkey = random.key(0)\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "random.normal(key)\nrandom.normal(key)",
+        "svi.init(key, x)\nfit(svi, rng_key=key)",
+        "k1, k2 = random.split(key)\nrandom.normal(key)",
+        "keys = random.split(key)\nf(keys[0])\nf(keys[0])",
+        "for i in range(3):\n    random.normal(key)",
+        "x = [random.normal(key) for i in range(3)]",
+        "def f(key):\n    return random.normal(key) + random.gamma(key, 1)",
+        "g = lambda rng_key: f(rng_key) + h(rng_key)",
+        "if x:\n    f(key)\nrandom.normal(key)",
+        "while True:\n    key, other = random.split(key)\n    f(other, other)",
+        "for i in range(3):\n    f = jax.jit(g)",
+        "for i in range(3):\n    @jax.jit\n    def f(x):\n        return x",
+        "fs = [jit(g) for g in functions]",
+    ],
+)
+def test_lint_finds(source):
+    assert len(lint_jax.check_source(KEY + source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "random.normal(key)",
+        "key, sub = random.split(key)\nf(sub)\nkey, sub = random.split(key)\nf(sub)",
+        "for i in range(3):\n    f(random.fold_in(key, i))",
+        "for i in range(3):\n    key, sub = random.split(key)\n    f(sub)",
+        "for k in random.split(key, 3):\n    f(k)",
+        "for k, v in zip(random.split(key), x):\n    f(k, v, v)",
+        "for i, k in enumerate(random.split(key)):\n    f(i, k)\n    f(i)",
+        "x = [random.normal(k) for k in random.split(key, 3)]",
+        "keys = random.split(key)\nf(keys[0])\nf(keys[1])",
+        "a, *b = random.split(key, 3)\nf(a)\nf(b[0])\nf(b[1])",
+        "if x:\n    f(key)\nelse:\n    g(key)",
+        "def f(key, x):\n    if x:\n        return g(key)\n    return h(key)",
+        "for key, value in table.items():\n    f(key)\n    g(key)",
+        "print(key)\nrandom.key_data(key)\nrandom.normal(key)",
+        "random.normal(key)\nrandom.normal(key)  # the same draws on purpose",
+        "step = jax.jit(g)\nfor i in range(3):\n    step(i)",
+        "_validate.key('key', key)\nf(key)",
+    ],
+)
+def test_lint_lets_pass(source):
+    assert lint_jax.check_source(KEY + source) == []
+
+
+def test_lint_follows_a_key_through_cells_and_names_the_cell():
+    nb = notebook(KEY, "#| label: fig-one\n%time random.normal(key)\nf(key)", "g(key)")
+    (fault,) = lint_jax.check_notebook(nb)
+    assert fault.startswith("cell 3 (g(key)): the key 'key' is used again")
