@@ -36,6 +36,15 @@ MIB_LIMIT = 2048
 CORES = 2  # the limits above are meant for a machine with two cores
 CELL_TIMEOUT = 300
 
+NAMES = {
+    "python": "Python",
+    "jax": "JAX",
+    "numpyro": "NumPyro",
+    "flax": "Flax",
+    "optax": "Optax",
+    "arviz": "ArviZ",
+}
+
 # Traces of one machine or of one run that a stored output must not carry.
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/])/(home|root|Users|tmp|work|var/folders)/|\b[A-Z]:\\"
@@ -204,19 +213,21 @@ def unstamped(nb: dict) -> list[dict]:
     return [c for c in nb["cells"] if "stamp" not in c["metadata"].get("tags", ())]
 
 
-def stamp(nb: dict, facts: dict) -> None:
-    """Store the facts of a run as data and, for readers, as the last cell."""
-    nb["metadata"]["course"] = facts
-    shown = {"python": "Python", "jax": "JAX", "numpyro": "NumPyro", "arviz": "ArviZ"}
-    versions = ", ".join(
-        f"{shown.get(name, name.capitalize())} {version}"
-        for name, version in facts["versions"].items()
-    )
-    text = (
+def stamp_text(facts: dict) -> str:
+    """Say in one sentence what made the outputs."""
+    of = facts["versions"]
+    versions = ", ".join(f"{NAMES[name]} {of[name]}" for name in NAMES if name in of)
+    return (
         f"*The outputs on this page were made on {facts['executed']} with {versions} "
         f"on {facts['device']} in {facts['seconds']:.0f} s, "
         f"with at most {facts['peak_mib']} MiB of memory.*"
     )
+
+
+def stamp(nb: dict, facts: dict) -> None:
+    """Store the facts of a run as data and, for readers, as the last cell."""
+    nb["metadata"]["course"] = facts
+    text = stamp_text(facts)
     cell = nbformat.v4.new_markdown_cell(text, id="stamp", metadata={"tags": ["stamp"]})
     nb["cells"] = [*unstamped(nb), cell]
 

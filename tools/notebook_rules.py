@@ -1,0 +1,276 @@
+"""The rules that every stored notebook keeps; the tests apply them all.
+
+``python tools/notebook_rules.py 03`` prints what is wrong with notebook 03. Each rule
+is a function that takes a notebook and yields one sentence per fault.
+"""
+
+import re
+import statistics
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat.warnings import MissingIDFieldWarning
+
+import execute
+import lint_jax
+
+MAX_LINES = 40
+MEDIAN_LINES = 8
+MAX_WIDTH = 88
+MAX_BYTES = 3_000_000
+SUMMARIES = {"Figure code", "Check the claim", "Check your answer", "Solution"}
+LOCKED = ("jax", "numpyro", "flax", "optax", "arviz")
+
+LEGACY = {
+    r"\brandom\.PRNGKey\(": "random.key(...) makes keys",
+    r"\bnp\.random\.(seed|rand|randn|normal|uniform)\(": "np.random.default_rng(...)",
+    r"\b(date\.today|datetime\.now)\(": "it makes each run different",
+    r"/(home|root|Users|work)/|\b[A-Z]:\\\\": "it is a path of one machine",
+}
+HTML = re.compile(
+    r"</?(a|br|center|details|div|font|hr|iframe|img|p|span|su[bp]|table)\b"
+)
+EXERCISE = re.compile(r"^(#{2,4} |:{3,} *\{.*title=\"?)Exercise \d+.*$", re.MULTILINE)
+LEVEL = re.compile(r"\b(easy|medium|hard)\b")
+MINUTES = re.compile(r"\b\d+ min")
+
+Rule = Callable[[nbformat.NotebookNode], Iterator[str]]
+
+
+def options(cell: dict) -> dict:
+    """Read the ``#|`` options at the head of a code cell."""
+    lines = [x[2:] for x in cell["source"].splitlines() if x.startswith("#|")]
+    return yaml.safe_load("\n".join(line.removeprefix(" ") for line in lines)) or {}
+
+
+def code_cells(nb: dict) -> Iterator[tuple[str, dict]]:
+    """Yield each code cell that holds code, with its name for a message."""
+    for number, cell in enumerate(nb["cells"], 1):
+        if cell["cell_type"] == "code" and cell["source"].strip():
+            yield execute.name_of(cell, number), cell
+
+
+def prose(cell: dict) -> str:
+    """Return the text of a markdown cell without code and math."""
+    text = re.sub(r"^```.*?^```", "", cell["source"], flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$", "", text, flags=re.DOTALL)
+
+
+def load(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook as it is stored: a missing cell id is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MissingIDFieldWarning)
+        return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def is_valid(nb: dict) -> Iterator[str]:
+    """Nbformat 4.5, valid, and each cell with an id of its own."""
+    if (nb["nbformat"], nb["nbformat_minor"]) != (4, 5):
+        yield f"nbformat {nb['nbformat']}.{nb['nbformat_minor']} instead of 4.5"
+    ids = [cell.get("id") for cell in nb["cells"]]
+    if len(set(ids)) < len(ids):
+        yield "each cell needs an id of its own"
+        return  # validation would repair them
+    try:
+        nbformat.validate(nb)
+    except nbformat.ValidationError as error:
+        yield f"not a valid notebook: {error.message}"
+
+
+def begins_with_front_matter(nb: dict) -> Iterator[str]:
+    """Title, description and categories stand in a raw first cell."""
+    first = nb["cells"][0]
+    parts = first["source"].split("---")
+    meta = (
+        yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    )
+    if first["cell_type"] != "raw" or not isinstance(meta, dict):
+        yield "the first cell is a raw cell with YAML between --- lines"
+        return
+    for name, kind in {"title": str, "description": str, "categories": list}.items():
+        if not isinstance(meta.get(name), kind) or not meta[name]:
+            yield f"the front matter lacks {name}, a {kind.__name__}"
+
+
+def opens_with_callout(nb: dict) -> Iterator[str]:
+    """The second cell says what the reader will do, needs, and how long it takes."""
+    text = nb["cells"][1]["source"] if len(nb["cells"]) > 1 else ""
+    if "{.callout" not in text:
+        yield "the second cell is the opening callout"
+    for word in ("**You will**", "**You need**", "**Time**"):
+        if word not in text:
+            yield f"the opening callout lacks {word}"
+
+
+def has_exercises(nb: dict) -> Iterator[str]:
+    """Three to five exercises, each with level, minutes, check and solution."""
+    found: list[tuple[str, list[str]]] = []
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            found += [(m[0], []) for m in EXERCISE.finditer(cell["source"])]
+        elif cell["cell_type"] == "code" and found:
+            found[-1][1].append(options(cell).get("code-summary", ""))
+    if not 3 <= len(found) <= 5:
+        yield f"{len(found)} exercises instead of 3 to 5"
+    for title, summaries in found:
+        if not LEVEL.search(title) or not MINUTES.search(title):
+            yield f"say how hard and how many minutes in: {title}"
+        for wanted in ("Check your answer", "Solution"):
+            if wanted not in summaries:
+                yield f"no cell with code-summary {wanted!r} after: {title}"
+
+
+def figures_are_described(nb: dict) -> Iterator[str]:
+    """A figure has an alternative text and, where shown, a label and a caption."""
+    for name, cell in code_cells(nb):
+        kinds = {kind for output in cell["outputs"] for kind in output.get("data", {})}
+        if not kinds & {"image/png", "image/svg+xml", "image/jpeg"}:
+            continue
+        given = options(cell)
+        wanted = ["fig-alt"]
+        if given.get("output") is not False:
+            wanted += ["fig-cap", "label"]
+        for option in wanted:
+            if not str(given.get(option) or "").strip():
+                yield f"{name}: a figure without {option}"
+        if not str(given.get("label", "fig-")).startswith("fig-"):
+            yield f"{name}: the label of a figure begins with fig-"
+
+
+def cells_are_short(nb: dict) -> Iterator[str]:
+    """Short cells, short lines."""
+    lengths = []
+    for name, cell in code_cells(nb):
+        lines = cell["source"].splitlines()
+        lengths.append(len(execute.python_source(cell).strip().splitlines()))
+        if len(lines) > MAX_LINES:
+            yield f"{name}: {len(lines)} lines instead of at most {MAX_LINES}"
+        for line in lines:
+            if len(line) > MAX_WIDTH:
+                yield f"{name}: a line of {len(line)} characters: {line.strip()[:40]}…"
+    if lengths and statistics.median(lengths) > MEDIAN_LINES:
+        middle = statistics.median(lengths)
+        yield f"the median cell has {middle} lines instead of at most {MEDIAN_LINES}"
+
+
+def nothing_legacy(nb: dict) -> Iterator[str]:
+    """No global seeds, no dates, no paths of one machine."""
+    for name, cell in code_cells(nb):
+        for pattern, reason in LEGACY.items():
+            if found := re.search(pattern, cell["source"]):
+                yield f"{name}: {found[0]}: {reason}"
+
+
+def markdown_is_plain(nb: dict) -> Iterator[str]:
+    """No HTML where Markdown does; the title is the only heading of level 1."""
+    for number, cell in enumerate(nb["cells"], 1):
+        if cell["cell_type"] == "markdown":
+            if found := HTML.search(prose(cell)):
+                yield f"cell {number}: HTML in Markdown: {found[0]}"
+            if found := re.search(r"^# .*", prose(cell), re.MULTILINE):
+                yield f"cell {number}: sections begin with ##, not with: {found[0]}"
+
+
+def folds_are_of_a_kind(nb: dict) -> Iterator[str]:
+    """A folded cell says what it is, and is it."""
+    for name, cell in code_cells(nb):
+        given = options(cell)
+        summary = given.get("code-summary")
+        if given.get("code-fold") and summary not in SUMMARIES:
+            yield f"{name}: code-summary {summary!r} is none of {sorted(SUMMARIES)}"
+        if summary and not given.get("code-fold"):
+            yield f"{name}: a code-summary needs code-fold: true"
+        if summary == "Check the claim" and not re.search(
+            r"\bassert\b", cell["source"]
+        ):
+            yield f"{name}: a check of a claim contains assert"
+        if summary == "Solution":
+            if given.get("output") is not False:
+                yield f"{name}: a solution has output: false"
+            if not cell["metadata"].get("jupyter", {}).get("source_hidden"):
+                yield f"{name}: a solution has jupyter.source_hidden in its metadata"
+
+
+def was_executed(nb: dict) -> Iterator[str]:
+    """Every cell was executed, in order, and left only what may be stored."""
+    counts = [cell["execution_count"] for _, cell in code_cells(nb)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield "not all cells were executed in order; use `make notebooks`"
+    yield from execute.output_faults(nb)
+
+
+def is_fresh(nb: dict) -> Iterator[str]:
+    """The stored outputs come from the code, helpers and packages as they are now."""
+    yield from execute.stale(nb)
+    stamp = nb["metadata"].get("course")
+    if not stamp:
+        return
+    if "stamp" not in nb["cells"][-1]["metadata"].get("tags", ()):
+        yield "the last cell is not the stamp of the run"
+    elif nb["cells"][-1]["source"] != execute.stamp_text(stamp):
+        yield "the stamp on the page differs from the stored facts"
+    lock = (execute.ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for name in LOCKED:
+        if f"\n{name}=={stamp['versions'].get(name)}\n" not in lock:
+            version = stamp["versions"].get(name)
+            yield f"executed with {name} {version}, which is not the locked version"
+
+
+def is_within_budget(nb: dict) -> Iterator[str]:
+    """The run that made the outputs was quick and small enough."""
+    stamp = nb["metadata"].get("course", {})
+    if stamp.get("seconds", 0) > execute.SECONDS_LIMIT:
+        yield f"{stamp['seconds']} s are more than {execute.SECONDS_LIMIT}"
+    if stamp.get("peak_mib", 0) > execute.MIB_LIMIT:
+        yield f"{stamp['peak_mib']} MiB are more than {execute.MIB_LIMIT}"
+
+
+def keys_are_used_once(nb: dict) -> Iterator[str]:
+    """No random key is used twice and no loop compiles anew."""
+    yield from lint_jax.check_notebook(nb)
+
+
+def is_small(nb: dict) -> Iterator[str]:
+    """The stored file is small enough to clone and to open."""
+    size = len(nbformat.writes(nb).encode())
+    if size > MAX_BYTES:
+        yield f"{size / 1e6:.1f} MB are more than {MAX_BYTES / 1e6:.0f}"
+
+
+RULES: list[Rule] = [
+    is_valid,
+    begins_with_front_matter,
+    opens_with_callout,
+    has_exercises,
+    figures_are_described,
+    cells_are_short,
+    nothing_legacy,
+    markdown_is_plain,
+    folds_are_of_a_kind,
+    was_executed,
+    is_fresh,
+    is_within_budget,
+    keys_are_used_once,
+    is_small,
+]
+
+
+def main(names: list[str]) -> int:
+    """Print the faults of the notebooks whose names begin so, or of all."""
+    faults = [
+        f"{path.stem}: {fault}"
+        for path in execute.course_order()
+        if path.name.startswith(tuple(names) or "")
+        for rule in RULES
+        for fault in rule(load(path))
+    ]
+    print("\n".join(faults) or "The notebooks keep all rules.")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
