@@ -40,11 +40,10 @@ lab: $(INSTALLED) ## open JupyterLab on the notebooks
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
 	@$(PY) -m pytest --nbmake --nbmake-timeout=300 tests notebooks $(T)
 
-lint: $(INSTALLED) ## check style, random keys and notebook rules
+lint: $(INSTALLED) ## check style, formatting and random keys
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
 	@$(PY) tools/lint_jax.py src/helpers notebooks
-	@$(PY) tools/notebook_rules.py
 
 format: $(INSTALLED) ## format the code, notebooks included
 	@$(PY) -m ruff check --fix --quiet $(CODE)
