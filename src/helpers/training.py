@@ -50,16 +50,17 @@ class NonFiniteLossError(FloatingPointError):
     Attributes
     ----------
     step : int
-        The step (counted from 1) whose loss was not finite.
+        The step (counted from 1) whose loss was not finite, or the last one if its
+        update broke the parameters.
     result : FitResult
-        Everything up to the step before.
+        The last state whose loss was finite, and all losses before it.
     """
 
-    def __init__(self, step: int, loss: float, result: FitResult) -> None:
+    def __init__(self, step: int, what: str, result: FitResult) -> None:
         super().__init__(
-            f"the loss was {loss} at step {step}; the last state with a finite loss "
-            f"is in .result (steps done: {result.steps}). Usual causes: a learning "
-            "rate too high, a scale that collapsed to 0, data outside the support."
+            f"{what} at step {step}; the last state with a finite loss is in .result "
+            f"(steps done: {result.steps}). Usual causes: a learning rate too high, "
+            "a scale that collapsed to 0, data outside the support."
         )
         self.step = step
         self.result = result
@@ -70,26 +71,39 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _check_data(args: tuple, kwargs: dict) -> None:
-    """Refuse empty arrays and NaN in what the model is called with."""
+    """Refuse empty arrays, NaN and unhashable things as arguments of the model."""
     named = {f"model argument {i}": arg for i, arg in enumerate(args)} | kwargs
     for name, value in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-            # np.isfinite knows no integers-only or key arrays: leave those alone.
-            if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.number):
-                _validate.finite_array(f"{name}{jax.tree_util.keystr(path)}", leaf)
+            at = f"{name}{jax.tree_util.keystr(path)}"
+            if isinstance(leaf, float) or _is_array(leaf):
+                if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
+                    _validate.finite_array(at, leaf)
+            elif getattr(type(leaf), "__hash__", None) is None:
+                raise TypeError(
+                    f"{at}: expected an array, a number or another constant, "
+                    f"got {type(leaf).__name__}"
+                )
 
 
-@partial(jax.jit, static_argnames=("svi", "steps", "treedef", "static"))
-def _run_chunk(svi, state, arrays, *, steps, treedef, static):
-    """Take `steps` updates in one compiled scan; data travel as arguments."""
+@partial(jax.jit, static_argnames=("svi", "size", "treedef", "static"))
+def _run_chunk(svi, state, arrays, steps, *, size, treedef, static):
+    """Take `steps` updates, at most `size`; data travel as arguments.
+
+    The number of steps is an argument too: the last, shorter chunk needs no second
+    compilation, and a loop that is known to run once would be compiled to other bits.
+    """
     filled = iter(arrays)
-    leaves = [next(filled) if leaf is None else leaf[0] for leaf in static]
+    leaves = [next(filled) if leaf is None else leaf[1] for leaf in static]
     args, kwargs = jax.tree.unflatten(treedef, leaves)
 
-    def step(state, _):
-        return svi.update(state, *args, **kwargs)
+    def step(i, carry):
+        state, losses = carry
+        state, loss = svi.update(state, *args, **kwargs)
+        loss = loss.astype(losses.dtype)
+        return state, jax.lax.dynamic_update_index_in_dim(losses, loss, i, axis=0)
 
-    return jax.lax.scan(step, state, length=steps)
+    return jax.lax.fori_loop(0, steps, step, (state, jnp.zeros(size)))
 
 
 def fit(
@@ -103,9 +117,10 @@ def fit(
 ) -> FitResult:
     """Fit a guide by SVI, full batch, in compiled chunks of steps.
 
-    The updates run inside `jax.lax.scan`; the host looks at the losses only between
+    The updates run in one compiled loop; the host looks at the losses only between
     chunks, where it moves the progress bar and checks that they are finite. The
-    losses are those of ``svi.run(rng_key, num_steps, ...)``, bit for bit.
+    losses are those of ``svi.run(rng_key, num_steps, ...)``, bit for bit, for any
+    `chunk_size` (on a CPU, from two steps on: XLA compiles a single one differently).
 
     Parameters
     ----------
@@ -132,7 +147,8 @@ def fit(
     TypeError, ValueError
         For an argument of the wrong kind, and empty or non-finite data.
     NonFiniteLossError
-        When a loss is NaN or infinite; it carries the last finite state.
+        When a loss, or a parameter at the end, is NaN or infinite; it carries the
+        last state whose loss was finite.
 
     Notes
     -----
@@ -152,46 +168,44 @@ def fit(
 
     leaves, treedef = jax.tree.flatten((model_args, model_kwargs))
     arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    static = tuple(None if _is_array(leaf) else (leaf,) for leaf in leaves)
-    run = partial(_run_chunk, svi, treedef=treedef, static=static)
+    # With their types, since 1 == 1.0 == True and compiled code is looked up by value.
+    static = tuple(None if _is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
+    run = partial(_run_chunk, svi, size=chunk_size, treedef=treedef, static=static)
 
-    states = [svi.init(rng_key, *model_args, **model_kwargs)]  # at the last two looks
+    # Steps done and state reached, at the last two looks.
+    looks = [(0, svi.init(rng_key, *model_args, **model_kwargs))]
     losses = np.zeros(0, jnp.result_type(float))
     began, compiled = time.perf_counter(), 0
-    with tqdm(total=num_steps, disable=not progress_bar, unit="step") as bar:
+    # Left to tqdm where it is wanted: TQDM_DISABLE=1 then silences it for a whole run.
+    quiet = {} if progress_bar else {"disable": True}
+    with tqdm(total=num_steps, unit="step", **quiet) as bar:
         while (steps := min(chunk_size, num_steps - losses.size)) > 0:
-            state, chunk = run(states[-1], arrays, steps=steps)
-            losses = np.append(losses, chunk)  # the host waits here, once a chunk
+            state, chunk = run(looks[-1][1], arrays, steps)
+            losses = np.append(losses, np.asarray(chunk)[:steps])  # the host waits here
             if not np.isfinite(losses[-steps:]).all():
                 break
             if not compiled and losses.size < num_steps:
                 began, compiled = time.perf_counter(), losses.size
-            states = [states[-1], state]
+            looks = [looks[-1], (losses.size, state)]
             bar.update(steps)
             bar.set_postfix(loss=f"{losses[-steps:].mean():.4g}", refresh=False)
     speed = (losses.size - compiled) / (time.perf_counter() - began)
 
-    finite = np.isfinite(losses)
-    if finite.all():
-        return FitResult(
-            svi.get_params(states[-1]),
-            losses,
-            states[-1],
-            losses.size,
-            "all steps done",
-            speed,
-        )
+    done, state = looks[-1]
+    params = svi.get_params(state)
+    failed = np.flatnonzero(~np.isfinite(losses))
+    if failed.size:
+        step, what = int(failed[0]) + 1, f"the loss was {losses[failed[0]]}"
+        target = max(step - 2, 0)
+    elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        step, what = done, "the update gave NaN or infinite parameters"
+        target = step - 1
+    else:
+        return FitResult(params, losses, state, done, "all steps done", speed)
     # Losses are taken before each update: the state that gave the last finite loss is
     # one update earlier. Updates repeat exactly, so go back to a look and walk there.
-    good = int(finite.argmin())
-    target, looked = max(good - 1, 0), losses.size - steps
-    if target < looked:
-        state, looked = states[-2], looked - chunk_size
-    else:
-        state = states[-1]
-    if target > looked:
-        state, _ = run(state, arrays, steps=target - looked)
-    kept = FitResult(
-        svi.get_params(state), losses[:target], state, target, "non-finite loss", speed
-    )
-    raise NonFiniteLossError(good + 1, float(losses[good]), kept)
+    done, state = next(look for look in reversed(looks) if look[0] <= target)
+    state, _ = run(state, arrays, target - done)
+    params, losses = svi.get_params(state), losses[:target]
+    kept = FitResult(params, losses, state, target, "non-finite loss", speed)
+    raise NonFiniteLossError(step, what, kept)
