@@ -38,7 +38,7 @@ def positive_int(name: str, value: Any) -> int:
 
 def positive(name: str, value: Any) -> float:
     """Return `value` if it is a finite number above zero."""
-    if isinstance(value, bool) or (not np.isscalar(value) and np.ndim(value) != 0):
+    if isinstance(value, bool | str | bytes) or np.ndim(value) != 0:
         raise TypeError(f"{name}: expected one number, got {_shown(value)}")
     try:
         number = float(value)

@@ -69,7 +69,15 @@ def log_weights(
         drawn = seed(fitted_guide, guide_key)
         log_q, trace = log_density(drawn, model_args, model_kwargs, {})
         scored = seed(replay(fitted_model, trace), model_key)
-        log_p, _ = log_density(scored, model_args, model_kwargs, {})
+        log_p, model_trace = log_density(scored, model_args, model_kwargs, {})
+        sites = trace | model_trace
+        missing = [
+            name
+            for name, site in sites.items()
+            if site["type"] == "param" and name not in params
+        ]
+        if missing:  # their initial values would be used in silence
+            raise ValueError(f"params: expected {missing} too, got {list(params)}")
         return log_p - log_q
 
     def every(keys: jax.Array) -> jax.Array:
@@ -97,7 +105,8 @@ class ImportanceSummary:
     log_evidence : float
         Importance-sampling estimate of the log evidence.
     khat : float
-        Shape of the generalized Pareto tail of the weights (PSIS).
+        Shape of the generalized Pareto tail of the weights (PSIS); minus infinity
+        if the largest weights are all equal, NaN if no tail could be fitted.
     relative_ess : float
         Effective over actual number of draws, between 0 and 1.
     num_draws : int
@@ -141,7 +150,10 @@ def importance_summary(log_weights: np.ndarray) -> ImportanceSummary:
         raise ValueError(f"log_weights: expected at least 100, got {logs.size}")
     # This function takes log likelihoods, whose *negatives* are the log weights of
     # leave-one-out cross-validation: hand it minus ours.
-    _, khat = array_stats.psislw(logs.max() - logs)
+    try:
+        _, khat = array_stats.psislw(logs.max() - logs)
+    except ValueError:  # the largest weights are all equal: there is no tail
+        khat = -np.inf
     log_total = logsumexp(logs)
     ess = np.exp(2 * log_total - logsumexp(2 * logs))
     return ImportanceSummary(
@@ -204,6 +216,14 @@ class GridPosterior:
         return np.interp(p, self._cdf, self.grid)
 
 
+def _increasing(grid: np.ndarray) -> None:
+    if not (np.diff(grid) > 0).all():
+        at = int(np.argmax(np.diff(grid) <= 0))
+        raise ValueError(
+            f"grid: expected increasing values, got {grid[at]} before {grid[at + 1]}"
+        )
+
+
 def grid_posterior(
     log_joint: Callable[[np.ndarray], Any] | np.ndarray, grid: np.ndarray
 ) -> GridPosterior:
@@ -227,8 +247,9 @@ def grid_posterior(
         a millionth of the peak) or is so coarse that one cell holds over a tenth of it.
     """
     grid = _validate.finite_array("grid", grid, ndim=1).astype(float)
-    if grid.size < 50 or not (np.diff(grid) > 0).all():
-        raise ValueError("grid: expected at least 50 increasing values")
+    if grid.size < 50:
+        raise ValueError(f"grid: expected at least 50 values, got {grid.size}")
+    _increasing(grid)
     values = np.asarray(log_joint(grid) if callable(log_joint) else log_joint, float)
     if values.shape != grid.shape:
         raise ValueError(
@@ -258,6 +279,7 @@ def grid_posterior(
 
 def _on_grid(log_p: np.ndarray, log_q: np.ndarray, grid: np.ndarray) -> tuple:
     grid = _validate.finite_array("grid", grid, ndim=1)
+    _increasing(grid)
     logs = []
     for name, value in (("log_p", log_p), ("log_q", log_q)):
         value = np.asarray(value, dtype=float)

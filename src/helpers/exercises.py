@@ -42,13 +42,12 @@ def check(
     try:
         given = _validate.finite_array(name, answer)
     except (TypeError, ValueError) as error:
-        print(f"Not yet. {error}")
+        print(f"Not yet. {error}. {hint}".strip())
         return False
     wanted = np.asarray(expected)
     if given.shape != wanted.shape:
-        print(
-            f"Not yet. {name}: expected shape {wanted.shape}, got {given.shape}. {hint}"
-        )
+        shapes = f"expected shape {wanted.shape}, got {given.shape}"
+        print(f"Not yet. {name}: {shapes}. {hint}".strip())
         return False
     if np.allclose(given, wanted, rtol=rtol, atol=atol):
         print(f"Right. {name}: {answer}")
