@@ -134,8 +134,8 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     window = _validate.positive_int("window", window)
     if window > values.size:
         raise ValueError(f"window: expected at most {values.size}, got {window}")
-    total = np.cumsum(np.insert(values, 0, 0.0))
-    return (total[window:] - total[:-window]) / window
+    # Not by differences of a cumulative sum: one huge early loss would spoil the rest.
+    return np.lib.stride_tricks.sliding_window_view(values, window).mean(axis=-1)
 
 
 def elbo_curve(
@@ -209,9 +209,10 @@ def rank_histogram(
     ranks = _validate.finite_array("ranks", ranks, ndim=1)
     num_draws = _validate.positive_int("num_draws", num_draws)
     num_bins = _validate.positive_int("num_bins", num_bins)
-    if ranks.min() < 0 or ranks.max() > num_draws:
+    if ranks.min() < 0 or ranks.max() > num_draws or (ranks != np.round(ranks)).any():
         raise ValueError(
-            f"ranks: expected 0 to {num_draws}, got {ranks.min()} to {ranks.max()}"
+            f"ranks: expected whole numbers from 0 to {num_draws}, "
+            f"got {ranks.min()} to {ranks.max()}"
         )
     if (num_draws + 1) % num_bins:
         raise ValueError(
@@ -265,8 +266,10 @@ def gaussian_ellipse(
             f"{mean.shape} and {covariance.shape}"
         )
     values, vectors = np.linalg.eigh(covariance)
-    if values.min() <= 0:
-        raise ValueError(f"covariance: expected positive definite, got {covariance}")
+    if values.min() <= 0 or not np.allclose(covariance, covariance.T):
+        raise ValueError(
+            f"covariance: expected symmetric and positive definite, got {covariance}"
+        )
     angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
     look = style(role)
     for index, radius in enumerate(radii):
