@@ -1,0 +1,85 @@
+"""The site, built once with each engine that is there, for the tests of pages."""
+
+import functools
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+import build
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_SOURCES = shutil.ignore_patterns(
+    ".*", "_site", "*_files", "__pycache__", "*.egg-info", "tests"
+)
+NO_PAGES = ("site_libs/", "site/", "assets/")  # what engines and styles bring
+
+
+@dataclass(frozen=True)
+class Site:
+    """A built site: the folder that it is in and what was printed on the way."""
+
+    engine: str
+    folder: Path
+    log: str = ""
+
+    @functools.cached_property
+    def pages(self) -> list[str]:
+        """Addresses of all pages and decks, relative to the site's root."""
+        found = self.folder.rglob("*.html")
+        names = (path.relative_to(self.folder).as_posix() for path in found)
+        return sorted(name for name in names if not name.startswith(NO_PAGES))
+
+    @functools.cached_property
+    def soups(self) -> dict[str, BeautifulSoup]:
+        """The parsed pages by address."""
+        return {
+            name: BeautifulSoup((self.folder / name).read_bytes(), "html.parser")
+            for name in self.pages
+        }
+
+    @property
+    def decks(self) -> list[str]:
+        """Addresses of the decks."""
+        return [name for name, soup in self.soups.items() if soup.select(".reveal")]
+
+    @property
+    def articles(self) -> list[str]:
+        """Addresses of the pages that are no decks."""
+        return [name for name in self.pages if name not in self.decks]
+
+
+def listed_pages() -> list[str]:
+    """Return the addresses of all pages that _quarto.yml lists, in order."""
+
+    def sources(node: object) -> list[str]:
+        if isinstance(node, str):
+            return [node] if node.endswith((".qmd", ".ipynb")) else []
+        values = node.values() if isinstance(node, dict) else node
+        return [name for value in values for name in sources(value)]
+
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    found = sources(config["website"]["sidebar"]["contents"])
+    return [str(Path(name).with_suffix(".html")) for name in found]
+
+
+@pytest.fixture(scope="session", params=["pandoc", "quarto"])
+def site(request, tmp_path_factory) -> Site:
+    """Build the site from a copy of its sources, as `make site` does."""
+    engine = request.param
+    if engine == "quarto" and not build.find_quarto():
+        pytest.skip("no Quarto here: the pages of the Pandoc engine are tested")
+    copy = tmp_path_factory.mktemp(engine) / "course"
+    shutil.copytree(ROOT, copy, ignore=NOT_SOURCES)
+    command = [sys.executable, str(copy / "tools" / "build.py"), "site"]
+    done = subprocess.run(
+        [*command, "--engine", engine, "--strict"], capture_output=True, text=True
+    )
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log
+    return Site(engine, copy / "_site", log)
