@@ -5,19 +5,17 @@ their lightness on a dark one, so colors keep their hue in both; use no gray tha
 lighter than `COLORS["faint"]` for anything that must be read.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Ellipse, FancyBboxPatch
+from matplotlib.patches import Ellipse
 from matplotlib_inline.backend_inline import set_matplotlib_formats
-from numpyro.handlers import seed, trace
-from numpyro.infer.inspect import get_model_relations
 from scipy.stats import binom
 
 from helpers import _validate
+from helpers.graphs import model_graph as model_graph
 
 #: Colors by role, distinguishable with every common color vision (after Okabe and Ito,
 #: 2008). Each role has a line style of its own in `STYLES`: color never speaks alone.
@@ -278,80 +276,4 @@ def gaussian_ellipse(
         patch.set_label(label if index == 0 else "_nolegend_")
         ax.add_patch(patch)
     ax.autoscale_view()
-    return ax
-
-
-def _layers(parents: dict[str, list[str]]) -> list[list[str]]:
-    """Sort nodes into rows, each below all of its parents."""
-    depth: dict[str, int] = {}
-    while len(depth) < len(parents):
-        for name, above in parents.items():
-            if all(parent in depth for parent in above):
-                depth[name] = 1 + max((depth[p] for p in above), default=-1)
-    return [
-        [name for name in parents if depth[name] == row]
-        for row in range(1 + max(depth.values()))
-    ]
-
-
-def model_graph(
-    model: Callable, *model_args: Any, ax: Axes | None = None, **model_kwargs: Any
-) -> Axes:
-    """Draw a NumPyro model as a graph; needs no system package.
-
-    Ellipses are random variables, shaded where observed, with the family of their
-    distribution; frames are plates with their size.
-
-    Parameters
-    ----------
-    model : callable
-        A NumPyro model.
-    *model_args, **model_kwargs
-        What the model is called with.
-    ax : Axes, optional
-        Where to draw; a new figure of fitting size by default.
-
-    Returns
-    -------
-    Axes
-        With the drawing.
-    """
-    found = get_model_relations(model, model_args, model_kwargs)
-    with trace() as sites, seed(rng_seed=0):
-        model(*model_args, **model_kwargs)
-    sizes = {n: s["args"][0] for n, s in sites.items() if s["type"] == "plate"}
-    rows = _layers(found["sample_sample"])
-    if ax is None:
-        widest = max(map(len, rows))
-        _, ax = plt.subplots(figsize=(2.4 * widest + 1.2, 1.5 * len(rows) + 0.3))
-    place = {
-        name: (2.4 * (i - (len(row) - 1) / 2), -1.5 * depth)
-        for depth, row in enumerate(rows)
-        for i, name in enumerate(row)
-    }
-    for name, members in found["plate_sample"].items():
-        xs, ys = zip(*(place[m] for m in members), strict=True)
-        corner = (min(xs) - 1.1, min(ys) - 0.72)
-        width, height = max(xs) - min(xs) + 2.2, max(ys) - min(ys) + 1.25
-        frame = FancyBboxPatch(
-            corner, width, height, boxstyle="round,pad=0,rounding_size=0.1", fill=False
-        )
-        ax.add_patch(frame)
-        text = f"{name}: {sizes[name]:,}" if name in sizes else name
-        at = (corner[0] + width - 0.08, corner[1] + 0.05)
-        ax.text(*at, text, ha="right", va="bottom", fontsize=9)
-    arrow = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
-    for name, parents in found["sample_sample"].items():
-        for parent in parents:
-            gap = np.subtract(place[parent], place[name])
-            rim = gap / np.hypot(gap[0] / 0.95, gap[1] / 0.45)  # on the ellipse
-            ends = {"xy": place[name] + rim, "xytext": place[parent] - rim}
-            ax.annotate("", **ends, arrowprops=arrow)
-        shade = "#C8C8C8" if name in found["observed"] else "white"
-        ax.add_patch(Ellipse(place[name], 1.9, 0.9, fc=shade, ec="black", zorder=3))
-        text = f"{name}\n{found['sample_dist'][name]}"
-        ax.text(*place[name], text, ha="center", va="center", fontsize=9, zorder=4)
-    ax.set_aspect("equal")
-    ax.autoscale_view()
-    ax.axis("off")
     return ax

@@ -1,0 +1,149 @@
+"""Draw a NumPyro model as a graph, without graphviz."""
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse, FancyBboxPatch
+from numpyro.handlers import seed, trace
+from numpyro.infer.inspect import get_model_relations
+
+
+def _rows(parents: dict[str, list[str]]) -> dict[str, int]:
+    """Give each node a row, below its parents and as near to its children as can be."""
+    row: dict[str, int] = {}
+    for name in reversed(parents):  # parents come before their children
+        below = [row[child] for child, above in parents.items() if name in above]
+        row[name] = min(below, default=0) - 1
+    return {name: row[name] - min(row.values()) for name in parents}
+
+
+def _frames(plates: dict[str, list[str]], at: dict[str, tuple]) -> dict[str, tuple]:
+    """Frame the members of each plate (left, bottom, right, top), inner ones closer."""
+    frames, names = {}, list(plates)
+    for index, name in enumerate(names):
+        inside = set(plates[name])
+        level = sum(inside > set(plates[n]) for n in names)
+        level += sum(inside == set(plates[n]) for n in names[index + 1 :])
+        xs, ys = zip(*(at[member] for member in inside), strict=True)
+        left, right = min(xs) - 1.1 - 0.1 * level, max(xs) + 1.1 + 0.1 * level
+        top = max(ys) + 0.53 + 0.1 * level
+        frames[name] = (left, min(ys) - 0.72 - 0.25 * level, right, top)
+    return frames
+
+
+def _passes(node: tuple, start: tuple, end: tuple) -> bool:
+    """Whether an edge passes through, or close by, the ellipse of a node."""
+    center, a, b = (complex(x / 0.95, y / 0.45) for x, y in (node, start, end))
+    share = ((center - a) * (b - a).conjugate()).real / abs(b - a) ** 2
+    return abs(a + min(max(share, 0), 1) * (b - a) - center) < 1.1
+
+
+def _clutter(parents: dict, plates: dict, at: dict[str, tuple]) -> float:
+    """Judge a layout: nodes hidden or framed wrongly first, then long edges."""
+    frames = _frames(plates, at)
+    wrong = 0
+    for name, (left, bottom, right, top) in frames.items():
+        boxes = {n: (x - 1, y - 0.5, x + 1, y + 0.5) for n, (x, y) in at.items()}
+        boxes = {n: box for n, box in boxes.items() if n not in plates[name]}
+        boxes |= {n: f for n, f in frames.items() if not {*plates[n]} & {*plates[name]}}
+        for x0, y0, x1, y1 in boxes.values():
+            wrong += x0 < right and left < x1 and y0 < top and bottom < y1
+    edges = [(parent, name) for name, above in parents.items() for parent in above]
+    for a, b in edges:
+        wrong += sum(_passes(at[n], at[a], at[b]) for n in at if n not in (a, b))
+    length = sum(abs(at[a][0] - at[b][0]) for a, b in edges)
+    names = list(at)  # in the order of the model, to be kept from left to right
+    swaps = sum(
+        at[a][1] == at[b][1] and at[a][0] > at[b][0]
+        for index, a in enumerate(names)
+        for b in names[index:]
+    )
+    aside = sum(abs(x) for x, _ in at.values())
+    return 100 * wrong + length + 0.3 * swaps + 0.01 * aside
+
+
+def _layout(parents: dict, plates: dict) -> dict[str, tuple]:
+    """Place all nodes: start from centered rows, move nodes while it gets clearer."""
+    row = _rows(parents)
+    mates = {name: [n for n in row if row[n] == row[name]] for name in row}
+    reach = max(map(len, mates.values()))
+    height = 1.5 + 0.2 * max(len(plates) - 1, 0)
+    at = {
+        name: (2.4 * peers.index(name) - 1.2 * (len(peers) - 1), -height * row[name])
+        for name, peers in mates.items()
+    }
+    best, before = _clutter(parents, plates, at), np.inf
+    while best < before:
+        before = best
+        for name, peers in mates.items():
+            for slot in 1.2 * np.arange(-reach, reach + 1):
+                moved = {n: at[name] for n in peers if abs(at[n][0] - slot) < 2.3}
+                trial = at | moved | {name: (slot, at[name][1])}
+                if np.diff(sorted(trial[n][0] for n in peers)).min(initial=9) < 2.3:
+                    continue
+                cost = _clutter(parents, plates, trial)
+                if cost < best - 1e-9:
+                    at, best = trial, cost
+    return at
+
+
+def model_graph(
+    model: Callable, *model_args: Any, ax: Axes | None = None, **model_kwargs: Any
+) -> Axes:
+    """Draw a NumPyro model as a graph; needs no system package.
+
+    Ellipses are random variables, shaded where observed, with the family of their
+    distribution; frames are plates with their size.
+
+    Parameters
+    ----------
+    model : callable
+        A NumPyro model.
+    *model_args, **model_kwargs
+        What the model is called with.
+    ax : Axes, optional
+        Where to draw; a new figure of fitting size by default.
+
+    Returns
+    -------
+    Axes
+        With the drawing.
+    """
+    found = get_model_relations(model, model_args, model_kwargs)
+    if not found["sample_sample"]:
+        raise ValueError("model: expected at least one sample site, got none")
+    with trace() as sites, seed(rng_seed=0):
+        model(*model_args, **model_kwargs)
+    sizes = {n: s["args"][0] for n, s in sites.items() if s["type"] == "plate"}
+    plates = {name: nodes for name, nodes in found["plate_sample"].items() if nodes}
+    place = _layout(found["sample_sample"], plates)
+    frames = _frames(plates, place)
+    if ax is None:
+        corners = [(x - 1, y - 0.6, x + 1, y + 0.6) for x, y in place.values()]
+        box = np.array(corners + list(frames.values()))
+        _, ax = plt.subplots(figsize=box[:, 2:].max(0) - box[:, :2].min(0) + 0.2)
+    for name, (left, bottom, right, top) in frames.items():
+        look = {"boxstyle": "round,pad=0,rounding_size=0.1", "fill": False}
+        corner = (left, bottom)
+        ax.add_patch(FancyBboxPatch(corner, right - left, top - bottom, **look))
+        plate = name.split("__CLONE")[0]  # one of two frames of a plate that crosses
+        text = f"{plate}: {sizes[plate]:,}"
+        ax.text(right - 0.08, bottom + 0.05, text, ha="right", va="bottom", fontsize=9)
+    arrow = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
+    for name, parents in found["sample_sample"].items():
+        for parent in parents:
+            gap = np.subtract(place[parent], place[name])
+            rim = gap / np.hypot(gap[0] / 0.95, gap[1] / 0.45)  # on the ellipse
+            ends = {"xy": place[name] + rim, "xytext": place[parent] - rim}
+            ax.annotate("", **ends, arrowprops=arrow)
+        shade = "#C8C8C8" if name in found["observed"] else "white"
+        ax.add_patch(Ellipse(place[name], 1.9, 0.9, fc=shade, ec="black", zorder=3))
+        text = f"{name}\n{found['sample_dist'][name]}"
+        ax.text(*place[name], text, ha="center", va="center", fontsize=9, zorder=4)
+    ax.set_aspect("equal")
+    ax.autoscale_view()
+    ax.axis("off")
+    return ax
