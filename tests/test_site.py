@@ -226,6 +226,18 @@ def no_debris(site):
             yield f"{page}: stderr on the page: {tag.get_text()[:80]}"
 
 
+def every_slide_has_notes(site):
+    for page in site.decks:
+        for slide in site.soups[page].select(".slides section"):
+            if slide.find("section") or slide.get("id") == "title-slide":
+                continue
+            notes = slide.find("aside", class_="notes")
+            if notes is None or not notes.get_text(strip=True):
+                heading = slide.find(re.compile("^h[1-6]$"))
+                title = heading.get_text(strip=True) if heading else slide.get("id")
+                yield f"{page}: no speaker notes on the slide {title!r}"
+
+
 CHECKS = [
     every_source_has_its_page,
     links_resolve,
@@ -239,6 +251,7 @@ CHECKS = [
     every_page_is_in_every_sidebar,
     notebooks_can_be_downloaded_and_show_their_run,
     no_debris,
+    every_slide_has_notes,
 ]
 
 
@@ -262,12 +275,16 @@ BROKEN = """<html><head><title>Same</title>
 <p id="a">?@fig-one and \\(x\\)</p><p id="a" class="cell-output-stderr">Oh</p>
 <a href="#nothing">no anchor</a><figure><img src="missing.png"></figure>
 </main></body></html>"""
+BROKEN_DECK = """<html><body class="reveal"><div class="slides">
+<section><section id="one"><h2>One</h2></section></section>
+</div></body></html>"""
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_each_check_finds_a_broken_page(check, tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "other.html").write_text(BROKEN)
+    (tmp_path / "deck.html").write_text(BROKEN_DECK)
     assert list(check(Site("none", tmp_path))) != []
 
 
