@@ -27,6 +27,9 @@ LOOKS = {
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
 }
 
+# Without preload: axe would look for imported style sheets at wrong addresses.
+AXE_OPTIONS = {"resultTypes": ["violations"], "preload": False}
+
 # Shows what is folded, so that it is tested too.
 UNFOLD = """() => {
   for (const part of document.querySelectorAll('details')) part.open = true;
@@ -62,7 +65,7 @@ LEAVES_FRAME = """() => {
     if (part.closest('aside.notes, math')?.matches('aside') ||
         part.parentElement.closest('math, svg')) continue;
     const box = part.getBoundingClientRect(), style = getComputedStyle(part);
-    if (!box.width || !box.height) continue;
+    if (box.width < 2 || box.height < 2) continue;
     const out = Math.max(box.right - frame.right, box.bottom - frame.bottom,
       frame.left - box.left, frame.top - box.top);
     const hidden = Math.max(part.scrollHeight - part.clientHeight,
@@ -165,7 +168,8 @@ class Visit:
             self.note(fault)
 
     def check_access(self, context=None):
-        for violation in Axe().run(self.page, context).response["violations"]:
+        found = Axe().run(self.page, context, AXE_OPTIONS).response
+        for violation in found["violations"]:
             if violation["impact"] in {"serious", "critical"}:
                 nodes = violation["nodes"]
                 summary = " ".join(nodes[0]["failureSummary"].split())

@@ -84,9 +84,7 @@ def links_resolve(site):
 
 def ids_are_unique(site):
     for page, soup in site.soups.items():
-        ids = [
-            tag["id"] for tag in soup.find_all(id=True) if not tag.find_parent("svg")
-        ]
+        ids = [tag["id"] for tag in soup.body.find_all(id=True)]
         yield from (f"{page}: id {x} twice" for x in set(ids) if ids.count(x) > 1)
 
 
