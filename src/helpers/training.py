@@ -76,10 +76,11 @@ def _check_data(args: tuple, kwargs: dict) -> None:
     for name, value in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             at = f"{name}{jax.tree_util.keystr(path)}"
-            if isinstance(leaf, float) or _is_array(leaf):
-                if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
-                    _validate.finite_array(at, leaf)
-            elif getattr(type(leaf), "__hash__", None) is None:
+            if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+                continue  # keys
+            if _is_array(leaf) or isinstance(leaf, float):
+                _validate.finite_array(at, leaf)
+            elif type(leaf).__hash__ is None:
                 raise TypeError(
                     f"{at}: expected an array, a number or another constant, "
                     f"got {type(leaf).__name__}"
