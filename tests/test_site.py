@@ -209,8 +209,9 @@ def notebooks_can_be_downloaded_and_show_their_run(site):
         if not page.startswith("notebooks/"):
             continue
         soup = site.soups[page]
-        source = PurePosixPath(page).with_suffix(".ipynb").name
-        if not soup.find("a", href=source):
+        source = str(PurePosixPath(page).with_suffix(".ipynb"))
+        linked = [split(page, tag["href"])[0] for tag in soup.select("main a[href]")]
+        if source not in linked:
             yield f"{page}: no link to {source}"
         if "The outputs on this page were made on" not in words_of(soup):
             yield f"{page}: no stamp of the run"
