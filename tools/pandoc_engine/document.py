@@ -15,6 +15,7 @@ from . import supported
 from .sources import Cell, Source, resolve
 
 READER = "markdown-yaml_metadata_block-pandoc_title_block-example_lists"
+MATH = Path(__file__).parent.parent / "filters" / "math.lua"
 SPLIT = "<!-- split -->"
 NBSP = "\N{NO-BREAK SPACE}"
 # Text that is left over when markup was mistyped.
@@ -166,7 +167,9 @@ class Converter:
             "lang": node("MetaString", self.config["lang"]),
         }
         if self.source.is_deck:
-            parts = [title, description, [], blocks]
+            # Pandoc would make slides of the title and the description.
+            self.document.title = html.escape(text_of(title), quote=False)
+            parts = [blocks]
         else:
             parts = [title, description, self.contents(blocks), self.nest(blocks)]
         if self.cites and not self.source.is_deck:
@@ -192,7 +195,7 @@ class Converter:
     def write(self, tree: dict) -> None:
         deck = self.source.is_deck
         arguments = ["-f", "json", "-t", "revealjs" if deck else "html5", "--mathml"]
-        arguments += ["--wrap=none", "--eol=lf", "--citeproc"]
+        arguments += ["--wrap=none", "--eol=lf", "--citeproc", f"--lua-filter={MATH}"]
         if deck:
             arguments.append(f"--slide-level={self.config['slide-level']}")
         text, warnings = pandoc(arguments, json.dumps(tree))
@@ -205,15 +208,18 @@ class Converter:
                 message = " ".join(warning.split())
                 needle = tex[1].strip().split("\n")[0] if tex else ""
             self.source.report_near(message, needle)
-        title, description, toc, body, *rest = text.split(SPLIT)
-        appendix = "".join(rest).replace(
-            "<hr />", '<h2 class="anchored quarto-appendix-heading">Footnotes</h2>'
-        )
         document = self.document
-        document.title = paragraph(title)
-        document.description = paragraph(description)
-        document.toc, document.body = toc.strip(), body.strip()
-        document.appendix = appendix.strip()
+        if deck:
+            document.body = text.replace(SPLIT, "").strip()
+        else:
+            title, description, toc, body, *rest = text.split(SPLIT)
+            heading = '<h2 class="anchored quarto-appendix-heading">Footnotes</h2>'
+            document.title, document.description = (
+                paragraph(title),
+                paragraph(description),
+            )
+            document.toc, document.body = toc.strip(), body.strip()
+            document.appendix = "".join(rest).replace("<hr />", heading).strip()
         document.ids = set(re.findall(r'\sid="([^"]+)"', text))
         seen = re.findall(r'\sid="([^"]+)"', text)
         for double in sorted({i for i in seen if seen.count(i) > 1}):

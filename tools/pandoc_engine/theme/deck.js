@@ -40,6 +40,13 @@
     };
     Reveal.on("fragmentshown", (event) => on(event, "part"));
     Reveal.on("fragmenthidden", (event) => on(event, "before"));
-    Reveal.initialize({ hash: true, transition: "none", plugins: [RevealNotes], ...options });
+    Reveal.initialize({
+      hash: true,
+      transition: "none",
+      controlsLayout: "edges",
+      navigationMode: "linear",
+      plugins: [RevealNotes],
+      ...options,
+    });
   };
 })();
