@@ -83,3 +83,25 @@ def one_of(name: str, value: Any, options: tuple[str, ...]) -> str:
             f"got {_shown(value)}"
         )
     return value
+
+
+def is_array(value: Any) -> bool:
+    """Tell arrays, of JAX or NumPy, from all else."""
+    return isinstance(value, jax.Array | np.ndarray)
+
+
+def model_arguments(args: tuple, kwargs: dict) -> None:
+    """Refuse empty arrays, NaN and unhashable things as arguments of a model."""
+    named = {f"model argument {i}": arg for i, arg in enumerate(args)} | kwargs
+    for name, value in named.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            at = f"{name}{jax.tree_util.keystr(path)}"
+            if is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+                continue  # keys
+            if is_array(leaf) or isinstance(leaf, float):
+                finite_array(at, leaf)
+            elif type(leaf).__hash__ is None:
+                raise TypeError(
+                    f"{at}: expected an array, a number or another constant, "
+                    f"got {type(leaf).__name__}"
+                )

@@ -61,6 +61,9 @@ def log_weights(
     batch_size = _validate.positive_int("batch_size", batch_size)
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict, got {type(params).__name__}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        _validate.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+    _validate.model_arguments(model_args, model_kwargs)
     fitted_guide = substitute(guide, data=params)
     fitted_model = substitute(model, data=params)
 

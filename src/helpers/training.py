@@ -66,27 +66,6 @@ class NonFiniteLossError(FloatingPointError):
         self.result = result
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray)
-
-
-def _check_data(args: tuple, kwargs: dict) -> None:
-    """Refuse empty arrays, NaN and unhashable things as arguments of the model."""
-    named = {f"model argument {i}": arg for i, arg in enumerate(args)} | kwargs
-    for name, value in named.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-            at = f"{name}{jax.tree_util.keystr(path)}"
-            if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-                continue  # keys
-            if _is_array(leaf) or isinstance(leaf, float):
-                _validate.finite_array(at, leaf)
-            elif type(leaf).__hash__ is None:
-                raise TypeError(
-                    f"{at}: expected an array, a number or another constant, "
-                    f"got {type(leaf).__name__}"
-                )
-
-
 @partial(jax.jit, static_argnames=("svi", "size", "treedef", "static"))
 def _run_chunk(svi, state, arrays, steps, *, size, treedef, static):
     """Take `steps` updates, at most `size`; data travel as arguments.
@@ -165,12 +144,14 @@ def fit(
     chunk_size = min(_validate.positive_int("chunk_size", chunk_size), num_steps)
     if not isinstance(progress_bar, bool):
         raise TypeError(f"progress_bar: expected True or False, got {progress_bar!r}")
-    _check_data(model_args, model_kwargs)
+    _validate.model_arguments(model_args, model_kwargs)
 
     leaves, treedef = jax.tree.flatten((model_args, model_kwargs))
-    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    arrays = [leaf for leaf in leaves if _validate.is_array(leaf)]
     # With their types, since 1 == 1.0 == True and compiled code is looked up by value.
-    static = tuple(None if _is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
+    static = tuple(
+        None if _validate.is_array(leaf) else (type(leaf), leaf) for leaf in leaves
+    )
     run = partial(_run_chunk, svi, size=chunk_size, treedef=treedef, static=static)
 
     # Steps done and state reached, at the last two looks.
