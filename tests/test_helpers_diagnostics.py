@@ -1,0 +1,382 @@
+"""Diagnostics against closed forms: conjugate models, Gaussians, Pareto tails."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
+from scipy import stats
+from scipy.special import betaln, expit, gammaln, xlog1py, xlogy
+
+from helpers.diagnostics import (
+    GridPosterior,
+    grid_posterior,
+    importance_summary,
+    kl_divergence,
+    log_weights,
+    total_variation,
+)
+
+KEY = jax.random.key(1)
+POSITIVE = dist.constraints.positive
+
+# Normal prior, normal likelihood: posterior and evidence in closed form.
+Y = np.array([0.3, 1.9, 0.8, 2.4, 1.1], dtype="float32")
+PRIOR_SD = 2.0
+POST_SD = (1 / PRIOR_SD**2 + len(Y)) ** -0.5
+POST_MEAN = POST_SD**2 * Y.sum()
+COVARIANCE = np.eye(len(Y)) + PRIOR_SD**2
+EVIDENCE = stats.multivariate_normal(np.zeros(len(Y)), COVARIANCE).logpdf(Y)
+
+
+def model(y, scale=1.0):
+    mu = numpyro.sample("mu", dist.Normal(0, PRIOR_SD))
+    with numpyro.plate("N", len(y)):
+        numpyro.sample("y", dist.Normal(mu, scale), obs=y)
+
+
+def guide(y, scale=1.0):
+    at = numpyro.param("at", 0.0)
+    width = numpyro.param("width", 1.0, constraint=POSITIVE)
+    numpyro.sample("mu", dist.Normal(at, width))
+
+
+def exact_elbo(at, width):
+    """E_q[log p(y | mu)] + E_q[log p(mu)] + entropy of q, term by term."""
+    fit = stats.norm.logpdf(Y, at, 1).sum() - len(Y) * width**2 / 2
+    prior = stats.norm.logpdf(at, 0, PRIOR_SD) - width**2 / (2 * PRIOR_SD**2)
+    return fit + prior + stats.norm(at, width).entropy()
+
+
+def gaussian_kl(m, s, mean, sd):
+    return np.log(sd / s) + (s**2 + (m - mean) ** 2) / (2 * sd**2) - 0.5
+
+
+def weights_of(at, width, **options):
+    return log_weights(KEY, model, guide, {"at": at, "width": width}, Y, **options)
+
+
+def test_exact_guide_has_the_log_evidence_as_every_weight():
+    weights = weights_of(POST_MEAN, POST_SD, num_draws=500)
+    assert weights.shape == (500,)
+    np.testing.assert_allclose(weights, EVIDENCE, atol=2e-5)
+
+
+@pytest.mark.parametrize(("at", "width"), [(1.0, 0.6), (1.5, 0.45), (1.2, 0.3)])
+def test_elbo_evidence_and_kl(at, width):
+    """The estimates, the closed forms and the grid: one identity three times."""
+    found = importance_summary(weights_of(at, width))
+    assert found.num_draws == 20_000
+    assert 0 < found.elbo_se < 0.02
+    assert abs(found.elbo - exact_elbo(at, width)) < 4 * found.elbo_se
+    assert found.elbo < EVIDENCE
+    assert found.log_evidence == pytest.approx(EVIDENCE, abs=0.05)
+    kl = gaussian_kl(at, width, POST_MEAN, POST_SD)
+    assert abs(found.elbo + kl - EVIDENCE) < 4 * found.elbo_se
+
+    grid = np.linspace(-3, 6, 2001)
+    likelihood = stats.norm.logpdf(Y[:, None], grid).sum(axis=0)
+    posterior = grid_posterior(likelihood + stats.norm.logpdf(grid, 0, PRIOR_SD), grid)
+    assert posterior.log_evidence == pytest.approx(EVIDENCE, abs=1e-6)
+    log_q = stats.norm.logpdf(grid, at, width)
+    assert kl_divergence(log_q, posterior.log_density, grid) == pytest.approx(kl)
+
+
+def test_standard_error_covers_the_truth_as_often_as_it_says():
+    params, runs = {"at": 1.0, "width": 0.6}, 200
+    found = log_weights(KEY, model, guide, params, Y, num_draws=100 * runs)
+    each = [importance_summary(part) for part in found.reshape(runs, 100)]
+    z = [(one.elbo - exact_elbo(1.0, 0.6)) / one.elbo_se for one in each]
+    assert np.std(z) == pytest.approx(1, abs=0.2)
+
+
+def test_weights_include_the_jacobian_of_a_constrained_site():
+    """Gamma prior, Poisson counts; the guide is a normal on the log scale."""
+    counts, a, b = np.array([3, 0, 2, 4, 1]), 2.0, 1.0
+
+    def poisson(counts):
+        rate = numpyro.sample("rate", dist.Gamma(a, b))
+        with numpyro.plate("N", len(counts)):
+            numpyro.sample("count", dist.Poisson(rate), obs=counts)
+
+    auto = AutoNormal(poisson)
+    svi = SVI(poisson, auto, numpyro.optim.Adam(0.1), Trace_ELBO())
+    svi.init(KEY, counts)
+    params = {"rate_auto_loc": np.log(2.0), "rate_auto_scale": 0.33}
+    weights = log_weights(KEY, poisson, auto, params, counts)
+    shape, rate = a + counts.sum(), b + len(counts)
+    exact = a * np.log(b) - gammaln(a) + gammaln(shape) - shape * np.log(rate)
+    exact -= gammaln(counts + 1).sum()
+    found = importance_summary(weights)
+    assert found.relative_ess > 0.9
+    assert found.log_evidence == pytest.approx(exact, abs=0.01)
+
+
+def test_weights_do_not_depend_on_the_batches():
+    whole = weights_of(1.0, 0.6, num_draws=103, batch_size=1000)
+    for size in (1, 10):
+        parts = weights_of(1.0, 0.6, num_draws=103, batch_size=size)
+        np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert len(np.unique(whole)) == 103
+
+
+def test_weights_take_keywords_and_follow_the_key():
+    params = {"at": 1.0, "width": 0.6}
+    call = partial(log_weights, model=model, guide=guide, params=params, num_draws=100)
+    first, again = call(KEY, y=Y, scale=2.0), call(KEY, y=Y, scale=2.0)
+    np.testing.assert_array_equal(first, again)
+    assert (first != call(KEY, y=Y, scale=1.0)).all()
+    assert (first != call(jax.random.key(2), y=Y, scale=2.0)).all()
+
+
+GOOD = {"at": 1.0, "width": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rng_key": 0}, TypeError, "rng_key: expected a key .*, got 0"),
+        ({"params": [1.0]}, TypeError, "params: expected a dict, got list"),
+        ({"params": {}}, ValueError, r"params: expected \['at', 'width'\] too, got \["),
+        (
+            {"params": {"at": 1.0}},
+            ValueError,
+            r"expected \['width'\] too, got \['at'\]",
+        ),
+        (
+            {"params": GOOD | {"at": np.nan}},
+            ValueError,
+            r"params\['at'\]: expected finite",
+        ),
+        ({"y": Y * np.nan}, ValueError, "y: expected finite numbers, got 5 NaN"),
+        ({"y": Y[:0]}, ValueError, r"y: expected data, got none \(shape \(0,\)\)"),
+        ({"num_draws": 0}, ValueError, "num_draws: expected at least 1, got 0"),
+        ({"num_draws": 1e3}, TypeError, r"num_draws: .*whole number, got 1000\.0"),
+        ({"batch_size": -5}, ValueError, "batch_size: expected at least 1, got -5"),
+        ({"batch_size": None}, TypeError, "batch_size: .*whole number, got None"),
+    ],
+)
+def test_bad_input_to_log_weights(change, error, message):
+    call = {"rng_key": KEY, "params": GOOD, "num_draws": 50, "y": Y} | change
+    with pytest.raises(error, match=message):
+        log_weights(model=model, guide=guide, **call)
+
+
+def test_weights_that_are_nan():
+    def broken():
+        numpyro.factor("f", jnp.log(numpyro.sample("mu", dist.Normal())))
+
+    def around_zero():
+        numpyro.sample("mu", dist.Normal(numpyro.param("at", 0.0)))
+
+    with pytest.raises(ValueError, match=r"params: \d\d of 100 log weights are NaN; "):
+        log_weights(KEY, broken, around_zero, {"at": 0.0}, num_draws=100)
+
+
+def gaussian_weights(sd, seed=0):
+    draws = np.random.default_rng(seed).normal(0, sd, 100_000)
+    return stats.norm.logpdf(draws) - stats.norm.logpdf(draws, 0, sd)
+
+
+@pytest.mark.parametrize("sd", [0.4, 0.6, 0.8])
+def test_khat_of_a_narrow_guide(sd):
+    """For a target N(0, 1) the weights have a Pareto tail of shape 1 - sd**2."""
+    found = importance_summary(gaussian_weights(sd))
+    assert found.khat == pytest.approx(1 - sd**2, abs=0.12)
+
+
+@pytest.mark.parametrize("sd", [1.3, 2.0])
+def test_khat_of_a_wide_guide(sd):
+    """The weights are bounded, with a square-root density at their largest: k = -2.
+
+    Handed over with the wrong sign, wide and narrow trade places.
+    """
+    weights = gaussian_weights(sd)
+    assert importance_summary(weights).khat == pytest.approx(-2, abs=0.4)
+    assert importance_summary(-weights).khat > 0.5
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
+def test_khat_of_pareto_weights(shape):
+    weights = np.random.default_rng(1).exponential(shape, 100_000)
+    assert importance_summary(weights).khat == pytest.approx(shape, abs=0.12)
+
+
+def test_summary_is_what_it_says():
+    logs = np.random.default_rng(2).normal(0.0, 1.0, 400)
+    found, weights = importance_summary(logs), np.exp(logs)
+    assert found.elbo == pytest.approx(logs.mean())
+    assert found.elbo_se == pytest.approx(stats.sem(logs))
+    assert found.log_evidence == pytest.approx(np.log(weights.mean()))
+    ess = weights.sum() ** 2 / (weights**2).sum()
+    assert found.relative_ess == pytest.approx(ess / 400)
+    assert found.num_draws == 400
+    for shift in (-5000.0, 5000.0):  # exp() of these is 0 or infinite
+        moved = importance_summary(logs + shift)
+        assert moved.log_evidence == pytest.approx(found.log_evidence + shift)
+        assert moved.relative_ess == pytest.approx(found.relative_ess)
+        assert moved.khat == pytest.approx(found.khat)
+
+
+def test_equal_weights_have_no_tail():
+    found = importance_summary(np.full(1000, -3.5))
+    assert found.khat == -np.inf
+    assert found.relative_ess == pytest.approx(1)
+    assert (found.elbo, found.elbo_se) == (-3.5, 0)
+    assert found.log_evidence == pytest.approx(-3.5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (np.zeros(99), ValueError, "log_weights: expected at least 100, got 99"),
+        (np.zeros((10, 50)), ValueError, r"log_weights: expected 1 dim.*got 2 \(shape"),
+        (np.r_[np.zeros(200), np.nan], ValueError, "log_weights: .*got 1 NaN .*of 201"),
+        (np.r_[np.zeros(200), -np.inf], ValueError, "log_weights: .*finite.*got 1"),
+        (np.zeros(0), ValueError, "log_weights: expected data, got none"),
+        ("weights", TypeError, "log_weights: .*array of numbers, got 'weights'"),
+    ],
+)
+def test_bad_input_to_importance_summary(weights, error, message):
+    with pytest.raises(error, match=message):
+        importance_summary(weights)
+
+
+def check_against(posterior: GridPosterior, exact, log_evidence):
+    assert posterior.log_evidence == pytest.approx(log_evidence, abs=1e-5)
+    assert posterior.mean == pytest.approx(exact.mean(), rel=1e-5)
+    assert posterior.sd == pytest.approx(exact.std(), rel=1e-4)
+    probabilities = np.array([0.001, 0.05, 0.5, 0.9, 0.999])
+    quantiles = exact.ppf(probabilities)
+    np.testing.assert_allclose(posterior.quantile(probabilities), quantiles, rtol=1e-4)
+    np.testing.assert_allclose(posterior.cdf(quantiles), probabilities, atol=1e-5)
+    assert posterior.quantile(0.5) == pytest.approx(exact.median(), rel=1e-4)
+    assert posterior.cdf(-1e9) == 0
+    assert posterior.cdf(1e9) == pytest.approx(1)
+    np.testing.assert_allclose(posterior.density, exact.pdf(posterior.grid), atol=1e-4)
+
+
+def test_grid_posterior_gamma_poisson():
+    counts, a, b = np.array([3, 0, 2, 4, 1]), 2.0, 1.5
+    shape, rate = a + counts.sum(), b + len(counts)
+
+    def log_joint(x):
+        log_prior = stats.gamma.logpdf(x, a, scale=1 / b)
+        return log_prior + stats.poisson.logpmf(counts[:, None], x).sum(axis=0)
+
+    evidence = a * np.log(b) - gammaln(a) + gammaln(shape) - shape * np.log(rate)
+    evidence -= gammaln(counts + 1).sum()
+    exact, grid = stats.gamma(shape, scale=1 / rate), np.linspace(1e-3, 9, 4001)
+    check_against(grid_posterior(log_joint, grid), exact, evidence)
+    check_against(grid_posterior(log_joint(grid), grid), exact, evidence)
+    # A function in JAX and float32, and a joint density too small for exp().
+    found = grid_posterior(lambda x: jnp.asarray(log_joint(x)) - 1024, grid)
+    assert found.log_evidence == pytest.approx(evidence - 1024, abs=1e-3)
+    assert found.mean == pytest.approx(exact.mean(), rel=1e-3)
+
+
+def test_grid_posterior_beta_binomial_on_an_uneven_grid():
+    """The joint density is 0, its log -inf, at both ends of the support."""
+    grid = np.r_[0.0, expit(np.linspace(-12, 12, 3001)), 1.0]
+    log_joint = xlogy(8, grid) + xlog1py(4, -grid)  # 7 of 10, prior Beta(2, 2) / B
+    with np.errstate(divide="ignore"):
+        found = grid_posterior(log_joint, grid)
+    assert log_joint[0] == log_joint[-1] == -np.inf
+    check_against(found, stats.beta(9, 5), betaln(9, 5))
+    assert found.log_density[0] == -np.inf
+
+
+GRID = np.linspace(-10, 10, 401)
+LOGP = stats.norm.logpdf(GRID)
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "grid", "error", "message"),
+    [
+        (LOGP[:49], GRID[:49], ValueError, "grid: expected at least 50 .*, got 49"),
+        (LOGP, GRID[::-1], ValueError, r"grid: .*increasing.*got 10\.0 before 9\.95"),
+        (
+            LOGP,
+            np.sort(np.r_[0, GRID[1:]]),
+            ValueError,
+            r"grid: .*got 0\.0 before 0\.0",
+        ),
+        (LOGP, GRID * np.nan, ValueError, "grid: expected finite.*got 401"),
+        (LOGP, GRID[:, None], ValueError, "grid: expected 1 dimension.*got 2"),
+        (LOGP, list("ab"), TypeError, "grid: expected an array of numbers"),
+        (LOGP[1:], GRID, ValueError, r"log_joint: .*shape \(401,\).*got \(400,\)"),
+        (lambda x: 0.0, GRID, ValueError, r"log_joint: .*shape \(401,\).*got \(\)"),
+        (LOGP * np.nan, GRID, ValueError, "log_joint: .*got NaN or"),
+        (LOGP - LOGP * np.inf, GRID, ValueError, r"log_joint: .*got NaN or \+inf"),
+        (LOGP - np.inf, GRID, ValueError, "log_joint: the joint density is 0"),
+        (
+            stats.norm.logpdf,
+            GRID / 5,
+            ValueError,
+            "grid: .*at an end is 0.1 of its peak",
+        ),
+        (0 * GRID, GRID, ValueError, "grid: .*at an end is 1 of its peak"),
+        (400 * LOGP, GRID, ValueError, "grid: too coarse, one cell holds .*%"),
+    ],
+)
+def test_bad_input_to_grid_posterior(log_joint, grid, error, message):
+    with pytest.raises(error, match=message):
+        grid_posterior(log_joint, grid)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0, -0.1, 1.1, np.nan, [0.5, 2.0]])
+def test_bad_probability(probability):
+    with pytest.raises(ValueError, match="probability: expected between 0 and 1, got"):
+        grid_posterior(LOGP, GRID).quantile(probability)
+
+
+FINE = np.linspace(-30, 30, 6001)
+
+
+@pytest.mark.parametrize(("m", "s"), [(0.0, 1.0), (1.3, 1.0), (0.5, 0.4), (-1, 2.5)])
+def test_distances_of_two_gaussians(m, s):
+    log_q, log_p = stats.norm.logpdf(FINE, m, s), stats.norm.logpdf(FINE)
+    forward, reverse = gaussian_kl(0, 1, m, s), gaussian_kl(m, s, 0, 1)
+    assert kl_divergence(log_q, log_p, FINE) == pytest.approx(reverse, abs=1e-7)
+    assert kl_divergence(log_p, log_q, FINE) == pytest.approx(forward, abs=1e-7)
+    # Where the densities cross, the quadratic log q - log p is 0.
+    a, b, c = 0.5 - 0.5 / s**2, m / s**2, -0.5 * m**2 / s**2 - np.log(s)
+    cuts = np.roots(np.trim_zeros([a, b, c], "f")) if (a or b) else []
+    edges = np.sort(np.r_[-np.inf, cuts, np.inf])
+    gaps = np.diff(stats.norm.cdf(edges, m, s)) - np.diff(stats.norm.cdf(edges))
+    exact = np.abs(gaps).sum() / 2
+    assert total_variation(log_p, log_q, FINE) == pytest.approx(exact, abs=1e-4)
+    assert total_variation(log_q, log_p, FINE) == pytest.approx(exact, abs=1e-4)
+
+
+def test_distances_where_one_density_is_zero():
+    grid = np.linspace(0, 2, 2001)
+    with np.errstate(divide="ignore"):
+        wide, narrow = np.log(np.full(2001, 0.5)), np.log(1.0 * (grid < 1))
+    assert kl_divergence(wide, narrow, grid) == np.inf
+    assert kl_divergence(narrow, wide, grid) == pytest.approx(np.log(2), abs=1e-3)
+    assert kl_divergence(narrow, narrow, grid) == 0
+    assert total_variation(narrow, wide, grid) == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("distance", [total_variation, kl_divergence])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_q": LOGP[1:]}, r"log_q: expected shape \(401,\).*got \(400,\)"),
+        ({"log_p": LOGP[1:]}, r"log_p: expected shape \(401,\).*got \(400,\)"),
+        ({"log_p": LOGP + 1}, r"log_p: .*integrates to 1 .*got 2\.718"),
+        ({"log_q": np.exp(LOGP)}, "log_q: .*integrates to 1 .*got"),
+        ({"log_q": LOGP * np.nan}, "log_q: .*integrates to 1 .*got nan"),
+        ({"grid": GRID[::-1]}, r"grid: expected increasing values, got 10\.0 before"),
+        ({"grid": GRID[:0]}, "grid: expected data, got none"),
+    ],
+)
+def test_bad_input_to_distances(distance, change, message):
+    with pytest.raises(ValueError, match=message):
+        distance(**({"log_p": LOGP, "log_q": LOGP, "grid": GRID} | change))
