@@ -79,7 +79,7 @@ def install_quarto() -> str | None:
     return None
 
 
-def run_quarto(quarto: str, target: Path, decks: bool, strict: bool) -> None:
+def run_quarto(quarto: str, decks: bool, strict: bool) -> None:
     """Render with Quarto; with `strict` a warning is an error."""
     command = [quarto, "render", *(["slides"] if decks else [])]
     process = subprocess.Popen(
@@ -105,8 +105,9 @@ def build(engine: str, quarto: str | None, options: argparse.Namespace) -> int:
     if engine == "quarto":
         if not decks and output.exists():
             shutil.rmtree(output)
-        run_quarto(quarto, output, decks, options.strict)
-        return len(list(output.glob("slides/*.html" if decks else "**/*.html")))
+        run_quarto(quarto, decks, options.strict)
+        pages = output.glob("slides/*.html" if decks else "**/*.html")
+        return sum("site_libs" not in page.parts for page in pages)
     from pandoc_engine import build as build_with_pandoc
 
     return len(build_with_pandoc(ROOT, output, decks, options.draft))

@@ -14,12 +14,15 @@ import pypandoc
 from . import supported
 from .sources import Cell, Source, resolve
 
-READER = "markdown-yaml_metadata_block-pandoc_title_block-example_lists"
+READER = (
+    "markdown-yaml_metadata_block-pandoc_title_block-example_lists"
+    "-native_divs-native_spans-markdown_in_html_blocks"
+)
 MATH = Path(__file__).parent.parent / "filters" / "math.lua"
 SPLIT = "<!-- split -->"
 NBSP = "\N{NO-BREAK SPACE}"
 # Text that is left over when markup was mistyped.
-LEFTOVER = re.compile(r"^:::|^\{[#.]|\{\{<|^\[\^|^\?@")
+LEFTOVER = re.compile(r"^:::|^\{[#.]|\{\{<|\[\^|^\?@")
 
 
 @dataclass
@@ -239,7 +242,7 @@ class Converter:
             if kind == "Image" and id(item) not in pictures:
                 report("an image in a line of text", content[2][0])
             if kind in ("RawBlock", "RawInline"):
-                if not re.fullmatch(r"\s*<!--.*-->\s*", content[1], re.S):
+                if not re.fullmatch(r"\s*(<!--.*-->|</.*>)\s*", content[1], re.S):
                     first = content[1].strip().split("\n")[0]
                     report(f"raw {content[0]} is not supported: {first}", first)
             elif kind in ("Header", "Div", "Span", "CodeBlock", "Image"):
@@ -546,7 +549,7 @@ class Converter:
         if re.search(r"[*_`$\[\]<@]", title):
             self.source.report_near("a callout's title is plain text", title)
         shown = html.escape(title.replace("'", "’") or kind, quote=False)
-        if title:
+        if title and not self.source.is_deck:
             shown = f'<span class="screen-reader-only">{kind}</span>{shown}'
         icon = "" if "icon" not in options else " no-icon"
         classes = f"callout callout-style-default {name}{icon} callout-titled"
@@ -653,14 +656,14 @@ class Converter:
                 result.append(first)
                 continue
             level, (name, _, pairs), inlines = first["c"]
+            text = text_of(inlines[2:] if dict(pairs).get("data-number") else inlines)
             if level > depth:
-                text = text_of(inlines)
                 self.source.report_near(f"heading jumps to level {level}: {text}", text)
             inside = []
             while rest and not (rest[0]["t"] == "Header" and rest[0]["c"][0] <= level):
                 inside.append(rest.pop(0))
             self.document.sections.append(
-                {"id": name, "title": text_of(inlines), "text": own_text(inside)}
+                {"id": name, "title": text, "text": own_text(inside)}
             )
             title = node(
                 "Header", [level, attr("", ("anchored",), data_anchor_id=name), inlines]

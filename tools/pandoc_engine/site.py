@@ -314,7 +314,8 @@ def deck(site: Site, document: Document) -> str:
     for key in ("subtitle", "author", "date"):
         if key in meta:
             text = html.escape(str(meta[key]), quote=False)
-            lines.append(f'<p class="{key}">{text}</p>')
+            tag = "p" if key == "subtitle" else "div"
+            lines.append(f'<{tag} class="{key}">{text}</{tag}>')
     return fill(
         "deck.html",
         lang=site.config["lang"],
