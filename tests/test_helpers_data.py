@@ -1,0 +1,139 @@
+"""Data sets: their distribution; exercises: their verdicts; checks of arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import digamma, polygamma
+
+from helpers import _validate
+from helpers.datasets import log_gamma_sample
+from helpers.exercises import check
+
+KEY = jax.random.key(0)
+NUM = 100_000
+
+
+@pytest.mark.parametrize(
+    ("concentration", "rate"), [(1e-3, 1.0), (0.3, 2.0), (1.0, 0.1), (7.0, 5.0)]
+)
+def test_log_gamma_sample_has_its_distribution(concentration, rate):
+    draws = log_gamma_sample(KEY, concentration, NUM, rate)
+    assert draws.shape == (NUM,)
+    assert draws.dtype == jnp.float32
+    assert np.isfinite(draws).all()  # the variates themselves are 0 in float32
+    draws = np.asarray(draws, dtype=float)
+    mean, variance = digamma(concentration) - np.log(rate), polygamma(1, concentration)
+    assert abs(draws.mean() - mean) < 4 * np.sqrt(variance / NUM)
+    spread = (draws - mean) ** 2
+    assert abs(spread.mean() - variance) < 4 * stats.sem(spread)
+    exact = stats.loggamma(concentration, loc=-np.log(rate))
+    assert stats.kstest(draws, exact.cdf).pvalue > 1e-3
+
+
+def test_log_gamma_sample_moments_on_the_natural_scale():
+    draws = np.exp(np.asarray(log_gamma_sample(KEY, 3.0, NUM, 2.0), dtype=float))
+    assert draws.mean() == pytest.approx(3 / 2, abs=4 * np.sqrt(3 / 4 / NUM))
+
+
+def test_log_gamma_sample_follows_its_key_alone():
+    first = log_gamma_sample(KEY, 0.5, 100)
+    np.testing.assert_array_equal(first, log_gamma_sample(KEY, 0.5, 100, rate=1.0))
+    other = log_gamma_sample(jax.random.key(1), 0.5, 100)
+    assert (first != other).all()
+    assert len(np.unique(first)) == 100
+    # The rate only scales.
+    scaled = log_gamma_sample(KEY, 0.5, 100, rate=3.0)
+    np.testing.assert_allclose(first - scaled, np.log(3), atol=1e-5)
+
+
+GOOD = {"rng_key": KEY, "concentration": 1.0, "num_samples": 5, "rate": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rng_key": 1}, TypeError, r"rng_key: expected a key .*key\(seed\), got 1"),
+        ({"rng_key": jax.random.PRNGKey(0)}, TypeError, "rng_key: .*dtype uint32"),
+        ({"rng_key": jax.random.split(KEY, 3)}, ValueError, r"rng_key: .*got \(3,\)"),
+        ({"concentration": 0}, ValueError, "concentration: .*above 0, got 0"),
+        ({"concentration": -1.5}, ValueError, "concentration: .*above 0, got -1.5"),
+        ({"concentration": np.nan}, ValueError, "concentration: .*finite.*got nan"),
+        ({"concentration": np.ones(2)}, TypeError, r"concentration: .*got .*\(2,\)"),
+        ({"concentration": [1.0]}, TypeError, r"concentration: .*number, got \[1\.0\]"),
+        ({"concentration": None}, TypeError, "concentration: .*number, got None"),
+        ({"concentration": True}, TypeError, "concentration: .*number, got True"),
+        ({"concentration": "3"}, TypeError, "concentration: .*number, got '3'"),
+        ({"num_samples": 0}, ValueError, "num_samples: expected at least 1, got 0"),
+        ({"num_samples": 10.0}, TypeError, r"num_samples: .*whole number, got 10\.0"),
+        ({"rate": 0.0}, ValueError, "rate: .*above 0, got 0.0"),
+        ({"rate": jnp.inf}, ValueError, "rate: .*finite.*got inf"),
+        ({"rate": 1j}, TypeError, "rate: expected one number, got 1j"),
+    ],
+)
+def test_bad_input_to_log_gamma_sample(change, error, message):
+    with pytest.raises(error, match=message):
+        log_gamma_sample(**(GOOD | change))
+
+
+def test_numbers_of_any_library_are_numbers():
+    for number in (2, 2.0, np.float32(2), np.int64(2), jnp.float32(2), np.array(2.0)):
+        assert _validate.positive("x", number) == 2.0
+        assert isinstance(_validate.positive("x", number), float)
+    assert type(_validate.positive_int("n", np.int32(3))) is int
+    for array in ([1, 2], (True, False), jnp.ones(2, "bfloat16"), np.ones(2, "uint8")):
+        assert _validate.finite_array("x", array).shape == (2,)
+    long = "x" * 100
+    with pytest.raises(TypeError, match=r"got 'x{50,56}\.\.\.$"):
+        _validate.positive("x", long)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "options"),
+    [
+        (3, 3, {}),
+        (True, True, {}),
+        (0.1 + 0.2, 0.3, {"rtol": 1e-9}),
+        (1.04, 1.0, {"atol": 0.05}),
+        (104, 100, {"rtol": 0.05}),
+        ([1, 2], np.array([1.0, 2.0]), {}),
+        (jnp.array([1.0, 2.0]), [1.0, 2.0], {}),
+        (np.float32(0.5), 0.5, {}),
+    ],
+)
+def test_right_answers(capsys, answer, expected, options):
+    assert check("the mean", answer, expected, hint="Think.", **options) is True
+    assert capsys.readouterr().out == f"Right. the mean: {answer}\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "options", "said"),
+    [
+        (0.1 + 0.2, 0.3, {}, "x: 0.30000000000000004 is not what we get."),
+        (1.06, 1.0, {"atol": 0.05}, "x: 1.06 is not what we get."),
+        (106, 100, {"rtol": 0.05}, "x: 106 is not what we get."),
+        ([1, 3], [1, 2], {"rtol": 0.1}, "x: [1, 3] is not what we get."),
+        ([1, 2], 1, {}, "x: expected shape (), got (2,)."),
+        (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
+        (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1."),
+        ([1, -np.inf], [1, 2], {}, "x: expected finite numbers, got 1 NaN or "),
+        ("3", 3, {}, "x: expected an array of numbers, got '3'."),
+        ([1, [2, 3]], 3, {}, "x: expected an array of numbers, got [1, [2, 3]]."),
+        ([], 3, {}, "x: expected data, got none (shape (0,))."),
+        (len, 3, {}, "x: expected an array of numbers, got <built-in function len>."),
+    ],
+)
+def test_wrong_answers(capsys, answer, expected, options, said):
+    assert check("x", answer, expected, hint="Think.", **options) is False
+    text = capsys.readouterr().out
+    assert text.startswith(f"Not yet. {said}")
+    assert text.endswith(" Think.\n")
+    assert check("x", answer, expected, **options) is False
+    assert capsys.readouterr().out == text.replace(" Think.", "")
+
+
+def test_no_answer_yet(capsys):
+    assert check("the mean", None, 3, hint="Think.") is False
+    said = "the mean: no answer yet; replace None and run both cells again.\n"
+    assert capsys.readouterr().out == said
