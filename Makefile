@@ -41,9 +41,11 @@ test: $(INSTALLED) ## run all tests (T="-k name" for some)
 	@$(PY) -m pytest --nbmake --nbmake-timeout=300 tests notebooks $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
-	@$(PY) -m ruff check $(CODE)
-	@$(PY) -m ruff format --check $(CODE)
-	@$(PY) tools/lint_jax.py src/helpers notebooks
+	@failed=0; \
+	$(PY) -m ruff check $(CODE) || failed=1; \
+	$(PY) -m ruff format --check $(CODE) || failed=1; \
+	$(PY) tools/lint_jax.py src/helpers notebooks || failed=1; \
+	exit $$failed
 
 format: $(INSTALLED) ## format the code, notebooks included
 	@$(PY) -m ruff check --fix --quiet $(CODE)
