@@ -6,11 +6,12 @@ from importlib import metadata
 
 import pytest
 
+from helpers import __main__ as setup
 from helpers import environment
 
 
 def test_a_good_set_up_passes(capsys):
-    assert environment.check()
+    assert setup.check()
     out = capsys.readouterr().out
     assert "MEND" not in out
     for name in ("python", "jax", "numpyro", "device: ", "50 steps of SVI"):
@@ -32,8 +33,8 @@ def missing(name):
     ids=["missing", "old"],
 )
 def test_a_bad_package_is_named_with_a_command(monkeypatch, capsys, version, says):
-    monkeypatch.setattr(environment.metadata, "version", version)
-    assert not environment.check()
+    monkeypatch.setattr(setup.metadata, "version", version)
+    assert not setup.check()
     out = capsys.readouterr().out
     assert says in out
     assert "-m pip install -r " in out
@@ -45,8 +46,8 @@ def test_a_broken_package_is_named(monkeypatch, capsys):
         if name == "flax":
             raise ImportError("no such symbol\nmore")
 
-    monkeypatch.setattr(environment.importlib, "import_module", broken)
-    assert not environment.check()
+    monkeypatch.setattr(setup.importlib, "import_module", broken)
+    assert not setup.check()
     out = capsys.readouterr().out
     assert "flax" in out
     assert "cannot be imported: ImportError: no such symbol\n" in out
@@ -54,14 +55,14 @@ def test_a_broken_package_is_named(monkeypatch, capsys):
 
 
 def test_a_missing_project_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(environment, "PROJECT", "no-such-project")
-    assert not environment.check()
+    monkeypatch.setattr(setup, "PROJECT", "no-such-project")
+    assert not setup.check()
     assert "pip install --no-deps -e ." in capsys.readouterr().out
 
 
 def test_without_the_lock_the_command_names_the_package(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    command = environment._install_command("jax>=0.12")
+    monkeypatch.setattr(setup, "ROOT", tmp_path)
+    command = setup._install_command("jax>=0.12")
     assert command.endswith('-m pip install "jax>=0.12"')
 
 
@@ -69,8 +70,8 @@ def test_optional_packages_may_be_missing(monkeypatch, capsys):
     def version(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(environment.metadata, "version", version)
-    assert environment._check_optional("jupyterlab", "4.5")
+    monkeypatch.setattr(setup.metadata, "version", version)
+    assert setup._check_optional("jupyterlab", "4.5")
     assert "only `make lab` needs it" in capsys.readouterr().out
 
 
@@ -82,5 +83,5 @@ def test_versions_are_printed_for_a_notebook(capsys):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, helpers.environment; sys.exit('jax' in sys.modules)"
+    code = "import sys, helpers.__main__; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,24 +1,13 @@
-"""What the course runs on: versions, the device, and a check of the set-up.
+"""Versions and device that a notebook runs on.
 
-Nothing heavy is imported until a function needs it, so that the check also runs where
-a package is missing or broken, and says so.
+JAX is imported only where it is needed, so that this also works where it is missing.
 """
 
-import importlib
-import math
 import os
 import platform
-import re
-import shutil
-import sys
-import time
-from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
-PROJECT = "scaling-vi"
 SHOWN = ("jax", "numpyro", "flax", "optax", "arviz")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def versions() -> dict[str, str]:
@@ -36,7 +25,7 @@ def device() -> str:
     devices = jax.devices()
     count = f", {len(devices)} devices" if len(devices) > 1 else ""
     if devices[0].platform == "cpu":
-        return f"CPU ({_cores()} cores{count})"
+        return f"CPU ({cores()} cores{count})"
     return devices[0].device_kind + count
 
 
@@ -46,165 +35,8 @@ def print_versions() -> None:
     print(f"device: {device()}")
 
 
-def check() -> bool:
-    """Print the state of the set-up, one line per item; return whether all is well.
-
-    Each line starts with ``ok`` or, with the command that mends it, ``MEND``. The whole
-    output is meant to be pasted into a question.
-    """
-    print(f"{platform.platform()}, {_cores()} cores, {platform.machine()}")
-    if not _check_project():
-        return False
-    results = [_check_python()]
-    results += [_check_package(name, floor) for name, floor in _requirements()]
-    results += [
-        _check_optional(name, floor) for name, floor in _requirements("workshop")
-    ]
-    if all(results):
-        results += [_check_device(), _check_computation()]
-    bad = results.count(False)
-    if bad:
-        print(f"\n{bad} to mend: run the command above, then this check again.")
-        print("If that does not help, paste all of this into your question.")
-    else:
-        print("\nAll is well: the notebooks will run here.")
-    return not bad
-
-
-def _cores() -> int:
+def cores() -> int:
     """Count the processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _python() -> str:
-    """Name this Python as a user would type it, without a machine's paths."""
-    local = Path(".venv", "Scripts" if os.name == "nt" else "bin", "python")
-    if local.exists() and Path(sys.prefix) == Path(".venv").resolve():
-        return str(local)
-    return "python"
-
-
-def _install_command(requirement: str) -> str:
-    """Return the command that installs a requirement, from the lock where it is."""
-    lock = ROOT / "requirements.lock"
-    if not lock.exists():
-        return f'{_python()} -m pip install "{requirement}"'
-    try:
-        where = lock.relative_to(Path.cwd())
-    except ValueError:
-        where = lock
-    return f"{_python()} -m pip install -r {where}"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Turn the leading numbers of a version into a tuple that compares."""
-    return tuple(int(n) for n in re.match(r"[\d.]*", version)[0].split(".") if n)
-
-
-def _requirements(extra: str | None = None) -> Iterator[tuple[str, str]]:
-    """Yield name and lowest version of what the installed project requires."""
-    for line in metadata.requires(PROJECT) or ():
-        requirement, _, marker = line.partition(";")
-        wanted = re.search(r"extra\s*==\s*['\"](\w+)", marker)
-        if (wanted[1] if wanted else None) == extra:
-            name, _, floor = requirement.partition(">=")
-            yield name.strip(), floor.strip()
-
-
-def _report(ok: bool, text: str, mend: str = "") -> bool:
-    """Print one line and hand back whether it was good."""
-    print(f"ok    {text}" if ok else f"MEND  {text}\n      {mend}", flush=True)
-    return ok
-
-
-def _check_project() -> bool:
-    try:
-        return _report(True, f"{PROJECT} {metadata.version(PROJECT)}")
-    except metadata.PackageNotFoundError:
-        text = f"{PROJECT}, the package of this course, is not installed"
-        return _report(False, text, f"{_python()} -m pip install --no-deps -e .")
-
-
-def _check_python() -> bool:
-    floor = metadata.metadata(PROJECT)["Requires-Python"].removeprefix(">=")
-    return _report(
-        sys.version_info[:2] >= _numbers(floor),
-        f"python {platform.python_version()}",
-        f"the course needs Python {floor} or newer: make setup PYTHON=python{floor}",
-    )
-
-
-def _check_package(name: str, floor: str) -> bool:
-    mend = _install_command(f"{name}>={floor}")
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return _report(False, f"{name} is missing", mend)
-    if _numbers(version) < _numbers(floor):
-        return _report(False, f"{name} {version} is older than {floor}", mend)
-    try:
-        importlib.import_module(name)
-    except Exception as error:  # any error at all makes the package useless
-        reason = (str(error).splitlines() or [""])[0]
-        text = f"{name} {version} cannot be imported: {type(error).__name__}: {reason}"
-        return _report(
-            False, text, mend.replace("install", "install --force-reinstall")
-        )
-    with_lib = f" (jaxlib {metadata.version('jaxlib')})" if name == "jax" else ""
-    return _report(True, f"{name} {version}{with_lib}")
-
-
-def _check_optional(name: str, floor: str) -> bool:
-    try:
-        return _report(True, f"{name} {metadata.version(name)}")
-    except metadata.PackageNotFoundError:
-        print(f"--    {name} is missing; only `make lab` needs it")
-        print(f"      {_install_command(f'{name}>={floor}')}")
-        return True
-
-
-def _check_device() -> bool:
-    try:
-        text = device()
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        return _report(False, f"no device: {reason}", "unset JAX_PLATFORMS")
-    if text.startswith("CPU") and shutil.which("nvidia-smi") and os.name == "posix":
-        print(
-            "--    an NVIDIA GPU may be here, and JAX does not use it; it is not needed"
-        )
-        print(f'      {_python()} -m pip install "jax[cuda13]"')
-    return _report(True, f"device: {text}")
-
-
-def _check_computation() -> bool:
-    import jax.numpy as jnp
-    import numpyro
-    import numpyro.distributions as dist
-    from jax import random
-    from numpyro.infer import SVI, Trace_ELBO
-    from numpyro.infer.autoguide import AutoNormal
-    from numpyro.optim import Adam
-
-    def model(y):
-        location = numpyro.sample("location", dist.Normal(0, 10))
-        numpyro.sample("y", dist.Normal(location, 1), obs=y)
-
-    start = time.perf_counter()
-    y = jnp.array([1.0, 2.0, 3.0])
-    try:
-        svi = SVI(model, AutoNormal(model), Adam(0.1), Trace_ELBO())
-        losses = svi.run(random.key(0), 50, y, progress_bar=False).losses
-        first, last = float(losses[0]), float(losses[-10:].mean())
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        text = f"50 steps of SVI failed: {type(error).__name__}: {reason}"
-        return _report(False, text, _install_command("numpyro"))
-    seconds = time.perf_counter() - start
-    return _report(
-        math.isfinite(last) and last < first,
-        f"50 steps of SVI in {seconds:.1f} s: loss from {first:.1f} to {last:.1f}",
-        "the loss did not fall; " + _install_command("numpyro"),
-    )
