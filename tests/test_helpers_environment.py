@@ -1,5 +1,6 @@
 """The check of the set-up finds what is wrong and names the command that mends it."""
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -52,6 +53,19 @@ def test_a_broken_package_is_named(monkeypatch, capsys):
     assert "flax" in out
     assert "cannot be imported: ImportError: no such symbol\n" in out
     assert "--force-reinstall" in out
+
+
+def test_a_device_that_is_not_there_is_named():
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers"],
+        env=os.environ | {"JAX_PLATFORMS": "nonsense"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "MEND  JAX finds no device: " in done.stdout
+    assert "unset JAX_PLATFORMS" in done.stdout
+    assert done.stderr == ""
 
 
 def test_a_missing_project_is_named(monkeypatch, capsys):

@@ -34,7 +34,9 @@ def check() -> bool:
         _check_optional(name, floor) for name, floor in _requirements("workshop")
     ]
     if all(results):
-        results += [_check_device(), _check_computation()]
+        results.append(_check_device())
+    if all(results):
+        results.append(_check_computation())
     bad = results.count(False)
     if bad:
         print(f"\n{bad} to mend: run the command above, then this check again.")
@@ -79,6 +81,11 @@ def _requirements(extra: str | None = None) -> Iterator[tuple[str, str]]:
             yield name.strip(), floor.strip()
 
 
+def _reason(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def _report(ok: bool, text: str, mend: str = "") -> bool:
     """Print one line and hand back whether it was good."""
     print(f"ok    {text}" if ok else f"MEND  {text}\n      {mend}", flush=True)
@@ -113,8 +120,7 @@ def _check_package(name: str, floor: str) -> bool:
     try:
         importlib.import_module(name)
     except Exception as error:  # any error at all makes the package useless
-        reason = (str(error).splitlines() or [""])[0]
-        text = f"{name} {version} cannot be imported: {type(error).__name__}: {reason}"
+        text = f"{name} {version} cannot be imported: {_reason(error)}"
         return _report(
             False, text, mend.replace("install", "install --force-reinstall")
         )
@@ -135,8 +141,9 @@ def _check_device() -> bool:
     try:
         text = environment.device()
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        return _report(False, f"no device: {reason}", "unset JAX_PLATFORMS")
+        chosen = os.environ.get("JAX_PLATFORMS")
+        mend = "unset JAX_PLATFORMS" if chosen else _install_command("jax")
+        return _report(False, f"JAX finds no device: {_reason(error)}", mend)
     if text.startswith("CPU") and shutil.which("nvidia-smi") and os.name == "posix":
         print(
             "--    an NVIDIA GPU may be here, and JAX does not use it; it is not needed"
@@ -165,8 +172,7 @@ def _check_computation() -> bool:
         losses = svi.run(random.key(0), 50, y, progress_bar=False).losses
         first, last = float(losses[0]), float(losses[-10:].mean())
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        text = f"50 steps of SVI failed: {type(error).__name__}: {reason}"
+        text = f"50 steps of SVI failed: {_reason(error)}"
         return _report(False, text, _install_command("numpyro"))
     seconds = time.perf_counter() - start
     return _report(
