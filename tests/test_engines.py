@@ -287,7 +287,7 @@ def test_the_repository_is_named_in_one_place(course):
     )
     page = course("Text.", config=config)["notebooks/one.html"]
     assert [tag["href"] for tag in page.select("a.toc-action")] == [
-        "https://github.com/me/it/edit/main/notebooks/one.ipynb",
+        "https://github.dev/me/it/blob/main/notebooks/one.ipynb",
         "https://github.com/me/it/issues/new",
     ]
     colab = (
@@ -387,6 +387,10 @@ STOPS = {
     "folded alt": (
         code('#| label: fig-b\n#| fig-cap: "C"\n#| fig-alt: >-\n#|   A\nx', picture()),
         "3: fig-alt: put the text in quotes",
+    ),
+    "folded caption of a table": (
+        code("#| label: tbl-b\n#| tbl-cap: |\n#|   A\nx", shown(text_html="<p>")),
+        "2: tbl-cap: put the text in quotes",
     ),
     "no alt": (
         code('#| label: fig-b\n#| fig-cap: "C"\nx', picture()),
@@ -588,9 +592,7 @@ def test_the_attempt_is_bounded(tmp_path, monkeypatch):
     scripts = tmp_path / "venv" / "bin"
     scripts.mkdir(parents=True)
     python = scripts / "python"
-    python.write_text(
-        '#!/bin/sh\ncase "$*" in *uninstall*) ;; *) exec sleep 30;; esac\n'
-    )
+    python.write_text('#!/bin/sh\ncase "$*" in *uninstall*) ;; *) sleep 30;; esac\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))

@@ -10,8 +10,10 @@ import http.server
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -37,16 +39,35 @@ def find_quarto() -> str | None:
     return None
 
 
+def run_bounded(command: list[str], seconds: float) -> tuple[bool, str]:
+    """Run a command for so long at most; return whether it worked and its output."""
+    with tempfile.TemporaryFile("w+") as output:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            return False, ""
+        try:
+            process.wait(max(seconds, 0.1))
+        except subprocess.TimeoutExpired:
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait()
+        output.seek(0)
+        return process.returncode == 0, output.read()
+
+
 def version_of(quarto: str, seconds: float) -> str:
     """Return the version that a Quarto says it is, nothing if it does not run."""
-    try:
-        done = subprocess.run(
-            [quarto, "--version"], capture_output=True, text=True, timeout=seconds
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    found = re.search(r"^\d+\.\d+\S*$", done.stdout, re.M)
-    return found[0] if found and done.returncode == 0 else ""
+    works, text = run_bounded([quarto, "--version"], seconds)
+    found = re.search(r"^\d+\.\d+\S*$", text, re.MULTILINE)
+    return found[0] if works and found else ""
 
 
 def install_quarto() -> str | None:
@@ -61,21 +82,13 @@ def install_quarto() -> str | None:
         flush=True,
     )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    end = time.monotonic() + INSTALL_SECONDS
     quarto = str(Path(sys.executable).parent / "quarto")
-    try:
-        done = subprocess.run(
-            [*pip, "install", "--quiet", "quarto-cli"],
-            capture_output=True,
-            timeout=INSTALL_SECONDS,
-        )
-        works = done.returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        works = False
-    if works and version_of(quarto, max(1, end - time.monotonic())):
+    end = time.monotonic() + INSTALL_SECONDS
+    works, _ = run_bounded([*pip, "install", "quarto-cli"], INSTALL_SECONDS)
+    if works and version_of(quarto, end - time.monotonic()):
         return quarto
-    subprocess.run([*pip, "uninstall", "--yes", "quarto-cli"], capture_output=True)
-    print("Quarto could not be installed; going on with the Pandoc engine.")
+    run_bounded([*pip, "uninstall", "--yes", "quarto-cli"], 30)
+    print("Quarto could not be installed here; the Pandoc engine needs none.")
     return None
 
 

@@ -91,7 +91,9 @@ def text_of(tree: object) -> str:
         if item["t"] == "Str":
             parts.append(item["c"])
         elif item["t"] in ("Code", "CodeBlock", "Math"):
-            parts.append(item["c"][1])
+            parts.append(
+                f" {item['c'][1]} " if item["t"] == "CodeBlock" else item["c"][1]
+            )
         elif item["t"] in ("Space", "SoftBreak", "LineBreak", "Para", "Plain"):
             parts.append(" ")
     return re.sub(r"\s+", " ", "".join(parts)).strip()

@@ -126,7 +126,8 @@ def build(
     if problems:
         text = "\n".join(map(str, problems))
         if not draft:
-            raise SystemExit(f"{text}\n{len(problems)} problems: nothing was built")
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise SystemExit(f"{text}\n{count}: nothing was built")
         print(text)
     write(site, documents, output, decks_only)
     return [document.source.output for document in documents]
@@ -285,8 +286,11 @@ def actions(site: Site, source: Source) -> str:
     if not address:
         return ""
     branch = site.website.get("repo-branch", "main")
+    edit = f"{address}/edit/{branch}/{source.path}"
+    if source.is_notebook:  # GitHub's own editor shows a notebook as JSON
+        edit = edit.replace("github.com", "github.dev").replace("/edit/", "/blob/")
     known = {
-        "edit": ("Edit this page", f"{address}/edit/{branch}/{source.path}"),
+        "edit": ("Edit this page", edit),
         "issue": ("Report an issue", f"{address}/issues/new"),
     }
     items = "".join(

@@ -273,13 +273,10 @@ def read_cell(source: Source, cell: dict, number: int, text: str) -> Cell:
             option_lines[key[1]] = at
             if key[1] not in CELL_OPTIONS:
                 source.report(f"cell option {key[1]!r} not supported", number, at)
-            if key[1] == "fig-alt" and key[2].strip()[:1] in {">", "|"}:
-                source.report(
-                    "fig-alt: put the text in quotes (over several lines if you "
-                    "like); Quarto loses it after > or |",
-                    number,
-                    at,
-                )
+            if key[1] in ("fig-alt", "tbl-cap") and key[2].strip()[:1] in {">", "|"}:
+                message = f"{key[1]}: put the text in quotes (over several lines if "
+                message += "you like); Quarto loses it after > or |"
+                source.report(message, number, at)
     try:
         head_text = "\n".join(re.sub(r"^#\| ?", "", line) for line in lines[:head])
         options = yaml.safe_load(head_text) or {}
