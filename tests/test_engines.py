@@ -376,6 +376,22 @@ def test_comments_are_dropped(course):
     assert "secret" not in str(notebook(course("a\n\n<!-- secret -->\n\nb")))
 
 
+def test_slides_alone_leave_the_pages(course, tmp_path):
+    course("Early text.")
+    root = tmp_path / "course"
+    index = (root / "_site" / "site" / "search-index.js").read_text()
+    assert pandoc_engine.build(root, root / "_site", True) == ["slides/deck.html"]
+    assert (root / "_site" / "index.html").is_file()
+    assert (root / "_site" / "site" / "search-index.js").read_text() == index
+
+
+def test_stale_pages_are_removed(course, tmp_path):
+    stale = tmp_path / "course" / "_site" / "old.html"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("old")
+    assert "old.html" not in course("Text.")
+
+
 # Where it stops
 
 NOTEBOOK = "notebooks/one.ipynb, cell 2, line "

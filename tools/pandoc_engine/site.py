@@ -143,7 +143,7 @@ def check_links(documents: list[Document]) -> None:
 
 
 def write(site: Site, documents: list[Document], output: Path, keep: bool) -> None:
-    """Write pages, pictures, styles and scripts."""
+    """Write pages, pictures, styles and scripts; `keep` what else is there."""
     if output.exists() and not keep:
         shutil.rmtree(output)
     shutil.copytree(site.root / "assets", output / "assets", dirs_exist_ok=True)
@@ -177,6 +177,8 @@ def write(site: Site, documents: list[Document], output: Path, keep: bool) -> No
             address = source.output + (f"#{part['id']}" if part["id"] else "")
             title = titles[source.path]
             index.append([address, title, part["title"], part["text"]])
+    if keep:
+        return
     # A script, not JSON: a page opened as a file may not fetch anything.
     text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
     script = f"window.courseIndex = {text};\n"
