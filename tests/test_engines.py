@@ -42,6 +42,12 @@ lang: en
 bibliography: references.bib
 format: {html: {number-sections: true, toc-depth: 3}}
 """
+NO_DECK = CONFIG.replace(", slides/*.qmd", "").replace(
+    """      - section: Slides
+        contents: [slides/deck.qmd]
+""",
+    "",
+)
 BIB = "@book{knuth, author={Knuth, Donald}, title={Art}, publisher={AW}, year={1968}}"
 HEAD = '---\ntitle: "Bayes\' rule"\ndescription: What it is.\n---\n'
 DECK = """---
@@ -513,7 +519,7 @@ STOPS = {
 @pytest.mark.parametrize(("cell", "message"), STOPS.values(), ids=STOPS)
 def test_it_stops_and_says_where(course, cell, message):
     with pytest.raises(SystemExit) as stop:
-        course(cell)
+        course(cell, config=NO_DECK)
     if message[0].isdigit():
         message = NOTEBOOK + message
     assert message in str(stop.value)
