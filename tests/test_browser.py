@@ -58,16 +58,19 @@ OVERFLOW = """() => {
 }"""
 
 # Finds what leaves the frame of the slide that is shown, or must be scrolled in it.
+# On a phone reveal.js shows all slides below each other, each in a frame of its own.
 LEAVES_FRAME = """() => {
-  const frame = document.querySelector('.reveal .slides').getBoundingClientRect();
-  const faults = [], slide = Reveal.getCurrentSlide();
-  for (const part of slide.querySelectorAll('*')) {
-    if (part.closest('aside.notes, math')?.matches('aside') ||
-        part.parentElement.closest('math, svg')) continue;
-    const box = part.getBoundingClientRect(), style = getComputedStyle(part);
-    if (box.width < 2 || box.height < 2) continue;
-    const out = Math.max(box.right - frame.right, box.bottom - frame.bottom,
-      frame.left - box.left, frame.top - box.top);
+  const all = Reveal.isScrollView(), faults = [];
+  const slides = all ? Reveal.getSlides() : [Reveal.getCurrentSlide()];
+  const box = (slide) => (all ? slide : slide.closest('.slides'));
+  for (const slide of slides) for (const part of slide.querySelectorAll('*')) {
+    const frame = box(slide).getBoundingClientRect();
+    if (part.closest('aside.notes') || part.parentElement.closest('math, svg'))
+      continue;
+    const at = part.getBoundingClientRect(), style = getComputedStyle(part);
+    if (at.width < 2 || at.height < 2) continue;
+    const out = Math.max(at.right - frame.right, at.bottom - frame.bottom,
+      frame.left - at.left, frame.top - at.top);
     const hidden = Math.max(part.scrollHeight - part.clientHeight,
       part.scrollWidth - part.clientWidth);
     if (out > 2)
@@ -197,7 +200,8 @@ def check_deck(visit, name):
     """Look at every slide of a deck and every step of it, from first to last."""
     visit.open(name)
     visit.page.wait_for_function("window.Reveal && Reveal.isReady()")
-    if visit.look == "phone":  # reveal.js shows a deck as one long page there
+    if visit.page.evaluate("Reveal.isScrollView()"):
+        visit.check_script(LEAVES_FRAME)
         visit.check_script(OVERFLOW)
         visit.check_access()
         return
@@ -233,3 +237,44 @@ def test_decks(site, serve, browser, look):
         for name in site.decks:
             check_deck(visit, name)
     assert visit.faults == []
+
+
+BROKEN_PAGE = """<html lang="en"><title>Broken</title><body><main>
+<img src="http://127.0.0.1:1/elsewhere.png" alt="elsewhere">
+<img src="missing.png" alt="missing">
+<p style="color: #eee; background: white">pale words</p>
+<div style="width: 3000px">wide</div>
+</main><script>throw new Error("oh");</script></body></html>"""
+BROKEN_DECK = """<html lang="en"><title>Broken</title><body>
+<div class="reveal"><div class="slides" style="width: 900px; height: 500px"><section>
+<pre style="height: 30px; overflow: auto"><code>1\n2\n3\n4\n5</code></pre>
+<div style="height: 600px">tall</div>
+</section></div></div><script>window.Reveal = {
+  isReady: () => true, isScrollView: () => false, getTotalSlides: () => 2,
+  getCurrentSlide: () => document.querySelector("section"), next: () => 0,
+  getIndices: () => ({h: 0, v: 0}), getState: () => 0};</script></body></html>"""
+
+
+def test_the_browser_notices_what_is_broken(serve, browser, tmp_path):
+    (tmp_path / "page.html").write_text(BROKEN_PAGE)
+    (tmp_path / "deck.html").write_text(BROKEN_DECK)
+    with Visit(browser, serve(tmp_path), "dark") as visit:
+        check_page(visit, "page.html")
+        check_deck(visit, "deck.html")
+    faults = "\n".join(visit.faults)
+    for expected in (
+        "page.html: script error: oh",
+        "page.html: a request to another host: http://127.0.0.1:1/elsewhere.png",
+        "page.html: failed request: ",
+        "page.html: 404: ",
+        "page.html: console error: ",
+        "page.html: it is 3008 px wide on a screen of 1280",
+        "page.html: cut off at 3008 px: ",
+        "page.html: axe: color-contrast at 1 places",
+        "page.html: the page does not follow the reader's color scheme",
+        "deck.html slide 0.0: ",
+        " px out: <div ",
+        " px to scroll: <pre ",
+        "1 of 2 slides could be reached",
+    ):
+        assert expected in faults
