@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Ellipse
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from scipy.stats import binom
 
@@ -263,17 +262,16 @@ def gaussian_ellipse(
             "mean, covariance: expected shapes (2,) and (2, 2), got "
             f"{mean.shape} and {covariance.shape}"
         )
-    values, vectors = np.linalg.eigh(covariance)
-    if values.min() <= 0 or not np.allclose(covariance, covariance.T):
+    if not np.allclose(covariance, covariance.T) or (
+        np.linalg.eigvalsh(covariance).min() <= 0
+    ):
         raise ValueError(
             f"covariance: expected symmetric and positive definite, got {covariance}"
         )
-    angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
-    look = style(role)
+    turn = np.linspace(0, 2 * np.pi, 201)
+    circle = np.stack([np.cos(turn), np.sin(turn)])
+    contour = np.linalg.cholesky(covariance) @ circle
     for index, radius in enumerate(radii):
-        width, height = 2 * radius * np.sqrt(values[::-1])
-        patch = Ellipse(mean, width, height, angle=angle, fill=False, **look)
-        patch.set_label(label if index == 0 else "_nolegend_")
-        ax.add_patch(patch)
-    ax.autoscale_view()
+        name = label if index == 0 else "_nolegend_"
+        ax.plot(*(mean[:, None] + radius * contour), label=name, **style(role))
     return ax

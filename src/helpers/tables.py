@@ -1,0 +1,52 @@
+"""Tables of results, as Markdown: readable in a notebook, on a page and on GitHub."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Number
+from typing import Any
+
+from IPython.display import Markdown
+
+
+def _shown(value: Any, digits: int) -> str:
+    if getattr(value, "shape", None) == ():
+        value = value.item()  # a NumPy or JAX scalar
+    if isinstance(value, bool) or not isinstance(value, Number):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = f"{float(value):#.{digits}g}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        return f"${mantissa.rstrip('.')} \\times 10^{{{int(exponent)}}}$"
+    return text.rstrip(".").replace("-", "−")
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Markdown:
+    """Show rows of results as a table.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        One dict per row; all have the same keys, which become the header.
+    digits : int
+        Significant digits of numbers that are not whole.
+
+    Returns
+    -------
+    IPython.display.Markdown
+        The first column is set to the left, all others to the right.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or their keys differ.
+    """
+    if not rows:
+        raise ValueError("rows: expected at least one, got none")
+    header = list(rows[0])
+    for index, row in enumerate(rows):
+        if list(row) != header:
+            raise ValueError(f"rows[{index}]: expected keys {header}, got {list(row)}")
+    lines = [header, [":--"] + ["--:"] * (len(header) - 1)]
+    lines += [[_shown(row[name], digits) for name in header] for row in rows]
+    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
