@@ -81,5 +81,8 @@ def site(request, tmp_path_factory) -> Site:
         [*command, "--engine", engine, "--strict"], capture_output=True, text=True
     )
     log = done.stdout + done.stderr
-    assert done.returncode == 0, log
+    if done.returncode:
+        lines = log.strip().splitlines()
+        shown = "\n".join(line[:200] for line in lines[-12:])
+        pytest.fail(f"{engine} could not build the site:\n{shown}", pytrace=False)
     return Site(engine, copy / "_site", log)
