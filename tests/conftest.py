@@ -5,13 +5,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
-import yaml
 from bs4 import BeautifulSoup
 
 import build
+import execute
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SOURCES = shutil.ignore_patterns(
@@ -56,16 +56,8 @@ class Site:
 
 def listed_pages() -> list[str]:
     """Return the addresses of all pages that _quarto.yml lists, in order."""
-
-    def sources(node: object) -> list[str]:
-        if isinstance(node, str):
-            return [node] if node.endswith((".qmd", ".ipynb")) else []
-        values = node.values() if isinstance(node, dict) else node
-        return [name for value in values for name in sources(value)]
-
-    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
-    found = sources(config["website"]["sidebar"]["contents"])
-    return [str(Path(name).with_suffix(".html")) for name in found]
+    names = execute.sidebar(ROOT)
+    return [PurePosixPath(name).with_suffix(".html").as_posix() for name in names]
 
 
 @pytest.fixture(scope="session", params=["pandoc", "quarto"])

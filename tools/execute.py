@@ -54,24 +54,24 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 CELL_METADATA = {"tags", "jupyter"}
 
 
+def sidebar(root: Path = ROOT) -> list[str]:
+    """Return the sources of all pages in the order of the sidebar."""
+
+    def sources(node: object) -> Iterator[str]:
+        if isinstance(node, str) and node.endswith((".qmd", ".ipynb")):
+            yield node
+        elif isinstance(node, (dict, list)):
+            for value in node.values() if isinstance(node, dict) else node:
+                yield from sources(value)
+
+    config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
+    return list(sources(config["website"]["sidebar"]["contents"]))
+
+
 def course_order(root: Path = ROOT) -> list[Path]:
     """Return the notebooks as the sidebar orders them, then any that it lacks."""
-
-    def targets(node: object) -> Iterator[str]:
-        if isinstance(node, str):
-            yield node
-        elif isinstance(node, dict):
-            for value in node.values():
-                yield from targets(value)
-        elif isinstance(node, list):
-            for value in node:
-                yield from targets(value)
-
-    config = root / "_quarto.yml"
-    text = config.read_text(encoding="utf-8") if config.exists() else ""
-    sidebar = (yaml.safe_load(text) or {}).get("website", {}).get("sidebar", {})
     found = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    listed = [root / name for name in targets(sidebar) if name.endswith(".ipynb")]
+    listed = [root / name for name in sidebar(root)]
     return [p for p in listed if p in found] + [p for p in found if p not in listed]
 
 

@@ -17,13 +17,13 @@ from nbformat.warnings import MissingIDFieldWarning
 
 import execute
 import lint_jax
+from helpers import environment
 
 MAX_LINES = 40
 MEDIAN_LINES = 8
 MAX_WIDTH = 88
 MAX_BYTES = 3_000_000
 SUMMARIES = {"Figure code", "Check the claim", "Check your answer", "Solution"}
-LOCKED = ("jax", "numpyro", "flax", "optax", "arviz")
 
 LEGACY = {
     r"\brandom\.PRNGKey\(": "random.key(...) makes keys",
@@ -214,7 +214,7 @@ def is_fresh(nb: dict) -> Iterator[str]:
     elif nb["cells"][-1]["source"] != execute.stamp_text(stamp):
         yield "the stamp on the page differs from the stored facts"
     lock = (execute.ROOT / "requirements.lock").read_text(encoding="utf-8")
-    for name in LOCKED:
+    for name in environment.SHOWN:
         if f"\n{name}=={stamp['versions'].get(name)}\n" not in lock:
             version = stamp["versions"].get(name)
             yield f"executed with {name} {version}, which is not the locked version"
