@@ -1,4 +1,4 @@
-"""Data sets: their distribution; exercises: their verdicts; checks of arguments."""
+"""Data sets, exercises, tables and checks of arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import digamma, polygamma
 
-from helpers import _validate
+from helpers import _validate, tables
 from helpers.datasets import log_gamma_sample
 from helpers.exercises import check
 
@@ -137,3 +137,21 @@ def test_no_answer_yet(capsys):
     assert check("the mean", None, 3, hint="Think.") is False
     said = "the mean: no answer yet; replace None and run both cells again.\n"
     assert capsys.readouterr().out == said
+
+
+def test_table_shows_numbers_and_refuses_ragged_rows():
+    rows = [
+        {"fit": "a", "n": 1_000, "KL": 0.046094, "sd": 1.0},
+        {"fit": "b", "n": 2, "KL": 9.94e-5, "sd": -0.361},
+    ]
+    lines = tables.table(rows).data.splitlines()
+    assert lines[0] == "| fit | n | KL | sd |"
+    assert lines[1] == "| :-- | --: | --: | --: |"
+    assert lines[2] == "| a | 1,000 | 0.0461 | 1.00 |"
+    assert lines[3] == r"| b | 2 | $9.94 \times 10^{-5}$ | −0.361 |"
+    (scalar,) = tables.table([{"x": jnp.asarray(0.5)}], digits=2).data.splitlines()[2:]
+    assert scalar == "| 0.50 |"
+    with pytest.raises(ValueError, match="rows: expected at least one, got none"):
+        tables.table([])
+    with pytest.raises(ValueError, match=r"rows\[1\]: expected keys \['a'\]"):
+        tables.table([{"a": 1}, {"b": 1}])
