@@ -1,19 +1,43 @@
--- Quarto, after a render: a notebook with an HTML table makes Quarto load jQuery
--- and RequireJS from another host, for widgets that the course does not have.
--- This takes those scripts out again: no page makes a request to another host.
+-- Quarto, after a render: mends what Quarto writes for features that the course does
+-- not have. Every change leaves what it does not find as it is.
+
+local function mend(text)
+  return text
+    -- A notebook with an HTML table makes Quarto load jQuery and RequireJS from
+    -- another host, for widgets: no page makes a request to another host.
+    :gsub('<script src="https://cdn%.jsdelivr%.net/npm/%a+@[^>]*></script>%s*', "")
+    :gsub('<script type="application/javascript">define%(.jquery.-</script>%s*', "")
+    -- Numbered lines of code begin with an empty link to nowhere, with a label that
+    -- such a link must not have.
+    :gsub('<a aria%-label="%d+"></a>', "")
+    -- A deck that is scrolled, as on a phone, shows images late or not at all.
+    :gsub("<img data%-src=", "<img src=")
+end
 
 for path in (os.getenv("QUARTO_PROJECT_OUTPUT_FILES") or ""):gmatch("[^\n]+") do
   if path:match("%.html$") then
     local file = assert(io.open(path, "rb"))
     local text = file:read("a")
     file:close()
-    local clean = text
-      :gsub('<script src="https://cdn%.jsdelivr%.net/npm/%a+@[^>]*></script>%s*', "")
-      :gsub('<script type="application/javascript">define%(.jquery.-</script>%s*', "")
+    local clean = mend(text)
     if clean ~= text then
       file = assert(io.open(path, "wb"))
       file:write(clean)
       file:close()
     end
+  end
+end
+
+-- A page with categories looks for the site's listings, of which there are none.
+local folder = os.getenv("QUARTO_PROJECT_OUTPUT_DIR")
+if folder then
+  local path = folder .. "/listings.json"
+  local there = io.open(path, "rb")
+  if there then
+    there:close()
+  else
+    local file = assert(io.open(path, "wb"))
+    file:write("[]\n")
+    file:close()
   end
 end
