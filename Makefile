@@ -34,8 +34,10 @@ slides: $(INSTALLED) ## build the slides alone
 notebooks: $(INSTALLED) ## execute all notebooks and store their outputs (NB=03 for one)
 	@$(PY) tools/execute.py $(NB)
 
-lab: $(INSTALLED) ## open JupyterLab on the notebooks
-	@$(PY) -m jupyterlab --notebook-dir=notebooks
+# In a container people are often root, which JupyterLab wants to be told.
+lab: $(INSTALLED) ## open JupyterLab on the notebooks (ARGS="--port 9000" for options)
+	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
+	$(PY) -m jupyterlab --notebook-dir=notebooks $$root $(ARGS)
 
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
 	@$(PY) -m pytest --nbmake --nbmake-timeout=300 tests notebooks $(T)

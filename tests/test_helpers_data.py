@@ -111,10 +111,10 @@ def test_right_answers(capsys, answer, expected, options):
     ("answer", "expected", "options", "said"),
     [
         (0.1 + 0.2, 0.3, {}, "x: 0.30000000000000004 is not what we get."),
-        (1.06, 1.0, {"atol": 0.05}, "x: 1.06 is not what we get."),
-        (106, 100, {"rtol": 0.05}, "x: 106 is not what we get."),
-        ([1, 3], [1, 2], {"rtol": 0.1}, "x: [1, 3] is not what we get."),
-        ([1, 2], 1, {}, "x: expected shape (), got (2,)."),
+        (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not what we get."),
+        (126, 100, {"rtol": 0.05}, "x: 126 is not what we get."),
+        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1, 5] is not what we get."),
+        ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
         (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
         (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1."),
         ([1, -np.inf], [1, 2], {}, "x: expected finite numbers, got 1 NaN or "),
@@ -155,3 +155,14 @@ def test_table_shows_numbers_and_refuses_ragged_rows():
         tables.table([])
     with pytest.raises(ValueError, match=r"rows\[1\]: expected keys \['a'\]"):
         tables.table([{"a": 1}, {"b": 1}])
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "tolerance"),
+    [(1.06, 1.0, {"atol": 0.05}), (106, 100, {"rtol": 0.05})],
+)
+def test_close_answers_want_more_digits(capsys, answer, expected, tolerance):
+    assert check("x", answer, expected, **tolerance) is False
+    assert (
+        capsys.readouterr().out == f"Close. x: {answer}. Give another digit or two.\n"
+    )

@@ -186,3 +186,17 @@ def test_lint_follows_a_key_through_cells_and_names_the_cell():
     nb = notebook(KEY, "#| label: fig-one\n%time random.normal(key)\nf(key)", "g(key)")
     (fault,) = lint_jax.check_notebook(nb)
     assert fault.startswith("cell 3 (g(key)): the key 'key' is used again")
+
+
+def test_jupyterlab_hides_what_the_pages_fold():
+    def hidden(kind, source):
+        return execute.folded_in_lab({"cell_type": kind, "source": source})
+
+    fold = "#| code-fold: true\n#| code-summary: "
+    both = {"source_hidden": True, "outputs_hidden": True}
+    assert hidden("code", fold + '"Solution"\nx = 1') == both
+    assert hidden("code", fold + '"Figure code"\nx = 1') == {"source_hidden": True}
+    assert hidden("code", "x = 1") == {}
+    callout = '::: {.callout-tip collapse="true" title="Solution"}\nYes.\n:::'
+    assert hidden("markdown", callout) == {"source_hidden": True}
+    assert hidden("markdown", callout.replace("Solution", "Exercise 1")) == {}

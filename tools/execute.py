@@ -51,7 +51,8 @@ MACHINE_PATH = re.compile(
 )
 PROGRESS = re.compile(r"\d%\||[\r\x1b]")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
-CELL_METADATA = {"tags", "jupyter"}
+CELL_METADATA = {"tags"}
+SOLUTION_TEXT = re.compile(r"::: *\{\.callout-\w+ [^}]*title=\"Solution\"")
 
 
 def sidebar(root: Path = ROOT) -> list[str]:
@@ -200,12 +201,27 @@ def tidy(nb: dict) -> None:
         cell["metadata"] = {
             k: v for k, v in cell["metadata"].items() if k in CELL_METADATA and v
         }
+        if hidden := folded_in_lab(cell):
+            cell["metadata"]["jupyter"] = hidden
         if cell["cell_type"] == "code":
             cell["outputs"] = [o for o in cell["outputs"] if not is_widget(o)]
         for output in cell.get("outputs", ()):
             if "metadata" in output:
                 sizes = output["metadata"].get("image/png")
                 output["metadata"] = {"image/png": sizes} if sizes else {}
+
+
+def folded_in_lab(cell: dict) -> dict[str, bool]:
+    """Tell what JupyterLab should hide: what the pages fold, and all of a solution."""
+    source = cell["source"]
+    if cell["cell_type"] == "markdown":
+        is_solution = SOLUTION_TEXT.match(source)
+        return {"source_hidden": True} if is_solution else {}
+    if "#| code-fold: true" not in source:
+        return {}
+    if '#| code-summary: "Solution"' in source:
+        return {"outputs_hidden": True, "source_hidden": True}
+    return {"source_hidden": True}
 
 
 def unstamped(nb: dict) -> list[dict]:

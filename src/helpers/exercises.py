@@ -46,11 +46,17 @@ def check(
         return False
     wanted = np.asarray(expected)
     if given.shape != wanted.shape:
-        shapes = f"expected shape {wanted.shape}, got {given.shape}"
+        if wanted.ndim == 0:
+            shapes = f"expected one number, got an array of shape {given.shape}"
+        else:
+            shapes = f"expected shape {wanted.shape}, got {given.shape}"
         print(f"Not yet. {name}: {shapes}. {hint}".strip())
         return False
     if np.allclose(given, wanted, rtol=rtol, atol=atol):
         print(f"Right. {name}: {answer}")
         return True
+    if np.allclose(given, wanted, rtol=5 * rtol, atol=5 * atol):
+        print(f"Close. {name}: {answer}. Give another digit or two.")
+        return False
     print(f"Not yet. {name}: {answer} is not what we get. {hint}".strip())
     return False
