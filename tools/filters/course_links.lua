@@ -1,6 +1,7 @@
 -- Quarto: puts a row of links under the title of a notebook's page. It holds
 -- "Download this notebook" and, where _quarto.yml names a repository on GitHub,
--- "Open in Colab". The Pandoc engine writes the same row (pandoc_engine/site.py).
+-- "Open in Colab". And names decks in the browser's tab as no page is named.
+-- The Pandoc engine does the same (pandoc_engine/site.py).
 
 local function website(root)
   local file = assert(io.open(root .. "/_quarto.yml"))
@@ -16,6 +17,11 @@ end
 function Pandoc(doc)
   local path = quarto.doc.input_file
   local root = quarto.project.directory
+  if quarto.doc.is_format("revealjs") and doc.meta.title and doc.meta.subtitle then
+    doc.meta.pagetitle = pandoc.utils.stringify(doc.meta.title) .. ": "
+      .. pandoc.utils.stringify(doc.meta.subtitle)
+    return doc
+  end
   if not root or not path:match("%.ipynb$") or not quarto.doc.is_format("html:js")
      or quarto.doc.is_format("revealjs") then
     return nil

@@ -61,7 +61,7 @@ class Site:
         if "section" in item:
             below = tuple(self.entry(part) for part in item["contents"])
             return Entry(item["section"], item.get("href", ""), below)
-        return Entry(item.get("text", ""), item["href"])
+        return Entry(item.get("text", "").replace("'", "’"), item["href"])
 
     def problems(self) -> list[Problem]:
         """Compare the sidebar with the files that are to be rendered."""
@@ -319,13 +319,18 @@ def deck(site: Site, document: Document) -> str:
     lines = [f'<h1 class="title">{document.title}</h1>']
     for key in ("subtitle", "author", "date"):
         if key in meta:
-            text = html.escape(str(meta[key]), quote=False)
+            text = html.escape(str(meta[key]).replace("'", "’"), quote=False)
             tag = "p" if key == "subtitle" else "div"
             lines.append(f'<{tag} class="{key}">{text}</{tag}>')
+    name = strip(document.title)
+    if "subtitle" in meta:
+        name += f": {meta['subtitle']}".replace("'", "’")
+    else:
+        name += f" – {site.website['title']}"
     return fill(
         "deck.html",
         lang=site.config["lang"],
-        page_title=html.escape(f"{strip(document.title)} – {site.website['title']}"),
+        page_title=html.escape(name),
         up=up,
         title="\n".join(lines),
         body=document.body,
