@@ -56,7 +56,7 @@ def check(
         print(f"Right. {name}: {answer}")
         return True
     if np.allclose(given, wanted, rtol=5 * rtol, atol=5 * atol):
-        print(f"Close. {name}: {answer}. Give another digit or two.")
+        print(f"Close, but not within the tolerance. {name}: {answer}. {hint}".strip())
         return False
     print(f"Not yet. {name}: {answer} is not what we get. {hint}".strip())
     return False

@@ -12,6 +12,8 @@ local function mend(text)
     :gsub('<a aria%-label="%d+"></a>', "")
     -- A deck that is scrolled, as on a phone, shows images late or not at all.
     :gsub("<img data%-src=", "<img src=")
+    -- Decks name the folder of the build for each embedded figure.
+    :gsub(' data%-notebook="[^"]*"', "")
 end
 
 for path in (os.getenv("QUARTO_PROJECT_OUTPUT_FILES") or ""):gmatch("[^\n]+") do
