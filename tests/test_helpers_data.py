@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.special import digamma, polygamma
 
 from helpers import _validate, tables
-from helpers.datasets import log_gamma_sample
+from helpers.datasets import log_gamma_sample, stratified_split, two_moons
 from helpers.exercises import check
 
 KEY = jax.random.key(0)
@@ -75,6 +75,104 @@ GOOD = {"rng_key": KEY, "concentration": 1.0, "num_samples": 5, "rate": 1.0}
 def test_bad_input_to_log_gamma_sample(change, error, message):
     with pytest.raises(error, match=message):
         log_gamma_sample(**(GOOD | change))
+
+
+def test_two_moons_without_noise_are_two_half_circles():
+    x, y = two_moons(KEY, 201, noise=0)
+    assert x.shape == (201, 2)
+    assert (x.dtype, y.dtype) == (jnp.float32, jnp.int32)
+    assert np.bincount(y).tolist() == [100, 101]
+    assert np.count_nonzero(np.diff(y)) > 10  # not sorted by class
+    for label, center, side in ((0, [0, 0], 1), (1, [1, 0.5], -1)):
+        gap = np.asarray(x[y == label], float) - center
+        np.testing.assert_allclose(np.hypot(*gap.T), 1, atol=1e-6)
+        assert (side * gap[:, 1] > -1e-6).all()
+        angles = np.sort(np.arctan2(abs(gap[:, 1]), gap[:, 0]))
+        np.testing.assert_allclose(np.diff(angles), np.pi / (len(gap) - 1), atol=1e-3)
+
+
+def test_two_moons_noise_follows_its_key_alone():
+    x, y = two_moons(KEY, 20_000, 0.25)
+    again, _ = two_moons(KEY, 20_000, 0.25)
+    np.testing.assert_array_equal(x, again)
+    assert (two_moons(jax.random.key(1), 20_000, 0.25)[0] != x).all()
+    still, _ = two_moons(KEY, 20_000, 0.0)  # the same order: it has the same key
+    noise = np.asarray((x - still) / 0.25)
+    assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 4 / np.sqrt(20_000)
+    assert abs(np.corrcoef(noise[:, 0], y)[0, 1]) < 4 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [
+        ([600, 600], (588, 252, 360)),
+        ([30, 70, 20], (60, 36, 24)),
+        ([3, 5], (1, 7)),
+        ([997, 3], (500, 500)),
+        ([10, 11, 12, 13], (9, 1, 17, 19)),
+        ([5], (2, 3)),
+    ],
+)
+def test_stratified_split(counts, sizes):
+    y = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    x = np.stack([np.arange(y.size), y], axis=1)
+    parts = stratified_split(KEY, x, y, sizes)
+    assert [len(labels) for _, labels in parts] == list(sizes)
+    for rows, labels in parts:
+        np.testing.assert_array_equal(rows[:, 1], labels)
+        assert (np.diff(rows[:, 0]) > 0).all()  # their order is kept
+        share = np.array(counts) * len(labels) / y.size
+        found = np.bincount(labels, minlength=len(counts))
+        assert (abs(found - share) < len(sizes)).all()
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([rows[:, 0] for rows, _ in parts])), x[:, 0]
+    )
+
+
+def test_stratified_split_is_random_and_exact_on_the_data_of_the_course():
+    x, y = two_moons(KEY, 1_200)
+    sizes = (588, 252, 360)
+    parts = stratified_split(KEY, x, y, sizes)
+    assert [labels.sum() for _, labels in parts] == [294, 126, 180]
+    again = stratified_split(KEY, x, y, sizes)
+    np.testing.assert_array_equal(parts[0][0], again[0][0])
+    other = stratified_split(jax.random.key(1), x, y, sizes)
+    kept = np.isin(parts[2][0][:, 0], other[2][0][:, 0]).mean()
+    assert kept == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "error", "message"),
+    [
+        (two_moons, (0, 10), TypeError, "rng_key: expected a key"),
+        (two_moons, (KEY, 1), ValueError, "num_samples: expected at least 2.*got 1"),
+        (two_moons, (KEY, 10.0), TypeError, r"num_samples: .*whole.*got 10\.0"),
+        (two_moons, (KEY, 9, -0.1), ValueError, r"noise: .*at least 0, got -0\.1"),
+        (two_moons, (KEY, 9, np.nan), ValueError, "noise: .*finite.*got nan"),
+        (stratified_split, (0, [1], [1], (1,)), TypeError, "rng_key: expected a key"),
+        (
+            *(stratified_split, (KEY, np.ones((3, 2)), [0, 1], (2,)), ValueError),
+            r"x, y: expected equally many rows, got \(3, 2\) and \(2,\)",
+        ),
+        (stratified_split, (KEY, 1.0, [0], (1,)), ValueError, r"x, y: .*got \(\) and"),
+        (
+            *(stratified_split, (KEY, [1, 2], [0.5, 1], (2,)), TypeError),
+            "y: expected whole numbers, got dtype float64",
+        ),
+        (stratified_split, (KEY, [1, 2], [[0, 1]], (2,)), ValueError, "y: .*1 dimens"),
+        (stratified_split, (KEY, [1, np.nan], [0, 1], (2,)), ValueError, "x: .*1 NaN"),
+        (
+            *(stratified_split, (KEY, [1, 2, 3], [0, 1, 0], (2, 2)), ValueError),
+            r"sizes: expected a sum of 3, the number of rows, got 2 \+ 2 = 4",
+        ),
+        (stratified_split, (KEY, [1], [0], (1, 0)), ValueError, r"sizes\[1\]: .*got 0"),
+        (stratified_split, (KEY, [1], [0], (0.5,)), TypeError, r"sizes\[0\]: .*whole"),
+    ],
+)
+def test_bad_input_to_moons_and_split(function, args, error, message):
+    with pytest.raises(error, match=message):
+        function(*args)
 
 
 def test_numbers_of_any_library_are_numbers():

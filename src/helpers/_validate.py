@@ -36,16 +36,17 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
-def positive(name: str, value: Any) -> float:
-    """Return `value` if it is a finite number above zero."""
+def positive(name: str, value: Any, *, or_zero: bool = False) -> float:
+    """Return `value` if it is a finite number above zero, or zero where allowed."""
     if isinstance(value, bool | str | bytes) or np.ndim(value) != 0:
         raise TypeError(f"{name}: expected one number, got {_shown(value)}")
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected one number, got {_shown(value)}") from None
-    if not (np.isfinite(number) and number > 0):
-        raise ValueError(f"{name}: expected a finite number above 0, got {number}")
+    if not (np.isfinite(number) and (number > 0 or (or_zero and number == 0))):
+        least = "of at least" if or_zero else "above"
+        raise ValueError(f"{name}: expected a finite number {least} 0, got {number}")
     return number
 
 

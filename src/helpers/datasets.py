@@ -1,9 +1,12 @@
 """Data sets of the course, simulated: the truth behind each of them is known."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from helpers import _validate
+
+Rows = tuple[jax.Array, jax.Array]
 
 
 def log_gamma_sample(
@@ -46,3 +49,108 @@ def log_gamma_sample(
     rate = _validate.positive("rate", rate)
     draws = jax.random.loggamma(rng_key, concentration, (num_samples,))
     return draws - np.log(rate)
+
+
+def two_moons(rng_key: jax.Array, num_samples: int, noise: float = 0.25) -> Rows:
+    r"""Draw two interleaving half circles, which no straight line separates.
+
+    Class 0 lies on the upper half of the unit circle around the origin, class 1 on the
+    lower half of the unit circle around $(1, 1/2)$, evenly spaced; then each point is
+    moved by independent Gaussian noise.
+
+    Parameters
+    ----------
+    rng_key : jax.Array
+        One key from `jax.random.key`.
+    num_samples : int
+        Number of points, at least 2; half of them, rounded down, are of class 0.
+    noise : float
+        Standard deviation of the noise in both directions, 0 or more.
+
+    Returns
+    -------
+    x : jax.Array, shape (num_samples, 2)
+        Points, in random order.
+    y : jax.Array of int, shape (num_samples,)
+        Class of each, 0 or 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a key, a count or a noise that is not what it should be.
+    """
+    _validate.key("rng_key", rng_key)
+    num_samples = _validate.positive_int("num_samples", num_samples)
+    if num_samples < 2:
+        raise ValueError("num_samples: expected at least 2, one a class, got 1")
+    noise = _validate.positive("noise", noise, or_zero=True)
+    noise_key, order_key = jax.random.split(rng_key)
+    upper = jnp.linspace(0, jnp.pi, num_samples // 2)
+    lower = jnp.linspace(0, jnp.pi, num_samples - num_samples // 2)
+    x = jnp.concatenate(
+        [
+            jnp.stack([jnp.cos(upper), jnp.sin(upper)], axis=1),
+            jnp.stack([1 - jnp.cos(lower), 0.5 - jnp.sin(lower)], axis=1),
+        ]
+    )
+    x += noise * jax.random.normal(noise_key, x.shape)
+    y = (jnp.arange(num_samples) >= num_samples // 2).astype(int)
+    order = jax.random.permutation(order_key, num_samples)
+    return x[order], y[order]
+
+
+def stratified_split(
+    rng_key: jax.Array, x: jax.Array, y: jax.Array, sizes: tuple[int, ...]
+) -> tuple[Rows, ...]:
+    """Split rows at random into parts that hold the classes in equal shares.
+
+    Parameters
+    ----------
+    rng_key : jax.Array
+        One key from `jax.random.key`.
+    x : array, shape (n, ...)
+        One row per observation.
+    y : array of int, shape (n,)
+        Class of each row.
+    sizes : tuple of int
+        Rows in each part; their sum must be n.
+
+    Returns
+    -------
+    tuple of (x, y)
+        One pair per part. Each part has exactly its size, keeps the order of the rows,
+        and its class counts differ from proportional ones by less than the number of
+        parts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x and y differ in length, classes are no whole numbers, or the sizes do not
+        add up to n.
+    """
+    _validate.key("rng_key", rng_key)
+    points = _validate.finite_array("x", x)
+    labels = _validate.finite_array("y", y, ndim=1)
+    if labels.dtype.kind not in "iub":
+        raise TypeError(f"y: expected whole numbers, got dtype {labels.dtype}")
+    if points.shape[:1] != labels.shape:
+        raise ValueError(
+            f"x, y: expected equally many rows, got {points.shape} and {labels.shape}"
+        )
+    sizes = [_validate.positive_int(f"sizes[{i}]", n) for i, n in enumerate(sizes)]
+    if sum(sizes) != labels.size:
+        raise ValueError(
+            f"sizes: expected a sum of {labels.size}, the number of rows, "
+            f"got {' + '.join(map(str, sizes))} = {sum(sizes)}"
+        )
+    # Rows sorted by class, in random order within each; the parts take turns in a
+    # pattern that spreads each of them evenly over all rows, hence over each class.
+    shuffled = np.asarray(jax.random.permutation(rng_key, labels.size))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    turns = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
+    part = np.empty(labels.size, int)
+    part[by_class] = np.repeat(np.arange(len(sizes)), sizes)[
+        np.argsort(turns, kind="stable")
+    ]
+    parts = [np.flatnonzero(part == i) for i in range(len(sizes))]
+    return tuple((jnp.asarray(x)[rows], jnp.asarray(y)[rows]) for rows in parts)
