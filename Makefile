@@ -3,7 +3,7 @@
 
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
-CODE := src tests tools notebooks
+CODE := src tests tools benchmarks notebooks
 
 .PHONY: help setup site preview slides notebooks lab test lint format lock clean
 .DEFAULT_GOAL := help
