@@ -11,8 +11,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -154,9 +152,13 @@ def main() -> None:
     kept = {name: w.astype("float32") for name, w in kept.items()}
     np.savez_compressed(options.out / "bnn_reference.npz", **kept)
     packages = ("jax", "numpyro", "flax", "optax")
-    given = ["python", "benchmarks/bnn_reference.py", *sys.argv[1:]]
+    options_given = [
+        f"--{name}={value}"
+        for name, value in vars(options).items()
+        if name != "out" and value != parser.get_default(name)
+    ]
     facts = {
-        "command": shlex.join(given),
+        "command": " ".join(["python benchmarks/bnn_reference.py", *options_given]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}, shared",
         "versions": {name: version(name) for name in packages},

@@ -11,9 +11,10 @@ import numpyro.distributions as dist
 import optax
 import pytest
 import tqdm
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer import SVI, Predictive, Trace_ELBO
+from numpyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 
+import bnn_model
 from helpers import training
 from helpers.training import NonFiniteLossError
 
@@ -215,6 +216,261 @@ def test_explosion_keeps_the_run_until_then(exploding_svi, num_steps, chunk_size
     assert jnp.array_equal(kept.state.rng_key, expected.state.rng_key)
 
 
+# Evaluations, early stopping, the best state. Here `a` is the number of steps done.
+ENDLESS = (jnp.float32(1e30), jnp.array(False))
+
+
+def climb(num_steps, evaluate, **options):
+    return fit(KEY, CLIMB, num_steps, *ENDLESS, evaluate=evaluate, **options)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(4, [4, 8, 10]), (5, [5, 10]), (50, [10])]
+)
+def test_evaluations(every, steps):
+    result = climb(
+        10, lambda params, key: -((params["a"] - 8) ** 2), evaluate_every=every
+    )
+    values = [-((step - 8) ** 2) for step in steps]
+    np.testing.assert_array_equal(result.evaluations, np.c_[steps, values])
+    assert result.best_step == steps[int(np.argmax(values))]
+    assert result.best_params == {"a": result.best_step}
+    assert result.params == {"a": 10}
+    assert (result.steps, result.stopped) == (10, "all steps done")
+    np.testing.assert_array_equal(result.losses, -np.arange(10.0))
+
+
+@pytest.mark.parametrize(
+    ("patience", "steps", "best"), [(1, 4, 2), (2, 16, 12), (3, 18, 12), (5, 20, 12)]
+)
+def test_early_stopping(patience, steps, best):
+    #                    2  4  6  8 10 12 14 16 18 20
+    values = jnp.array([3, 3, 4, 4, 2, 5, 5, 5, 1, 0])
+    if patience > 1:
+        values = values.at[3].set(4.5)
+
+    def evaluate(params, key):
+        return values[(params["a"] / 2).astype(int) - 1]
+
+    result = climb(20, evaluate, evaluate_every=2, patience=patience)
+    assert result.steps == result.losses.size == steps
+    assert result.evaluations[:, 0].tolist() == list(range(2, steps + 1, 2))
+    assert result.best_step == best  # the first of equal ones
+    assert result.params == {"a": steps}
+    assert result.best_params == {"a": best}
+    expected = "all steps done"
+    if steps < 20:
+        expected = f"no improvement in {patience} evaluations"
+    assert result.stopped == expected
+    assert result.state.optim_state[0] == steps
+
+
+@pytest.mark.parametrize("guide", [hand_guide, AutoNormal(model)])
+def test_evaluating_changes_no_loss(guide):
+    svi = make_svi(guide)
+    expected = svi.run(KEY, 24, Y, progress_bar=False)
+    evaluate = training.log_predictive_density(model, guide, 8, Y[:5])
+    result = fit(KEY, svi, 24, Y, evaluate=evaluate, evaluate_every=7)
+    np.testing.assert_array_equal(result.losses, expected.losses)
+    assert same(result.params, expected.params)
+    assert jnp.array_equal(result.state.rng_key, expected.state.rng_key)
+    assert result.evaluations.shape == (4, 2)
+    best = result.evaluations[:, 0] == result.best_step
+    assert result.evaluations[best, 1] == result.evaluations[:, 1].max()
+
+
+def test_without_evaluation_there_is_no_best(svi):
+    result = fit(KEY, svi, 3, Y)
+    assert result.evaluations.shape == (0, 2)
+    assert result.best_step is result.best_params is None
+
+
+def test_evaluation_keys_are_the_same_and_nobody_elses():
+    def evaluate(params, key):
+        return jax.random.key_data(key).astype("uint32")[0].astype(float)
+
+    values = climb(10, evaluate, evaluate_every=2).evaluations[:, 1]
+    assert len(set(values)) == 1
+    others = jax.random.key_data(jax.random.split(KEY, 3))[:, 0].astype("float32")
+    assert values[0] not in np.asarray(others)
+
+
+def test_evaluate_is_compiled_once():
+    traced = []
+
+    def evaluate(params, key):
+        traced.append(1)
+        return params["a"]
+
+    climb(30, evaluate, evaluate_every=3)
+    climb(30, evaluate, evaluate_every=2)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_evaluation_keeps_the_run(bad):
+    def evaluate(params, key):
+        return jnp.where(params["a"] < 6, params["a"], bad)
+
+    with pytest.raises(
+        NonFiniteLossError, match=f"evaluate gave {bad} at step 6;"
+    ) as e:
+        climb(10, evaluate, evaluate_every=3)
+    kept = e.value.result
+    assert (kept.steps, kept.stopped) == (6, "non-finite evaluation")
+    assert kept.params == {"a": 6}
+    assert kept.best_params == {"a": 3}
+    assert kept.evaluations[0].tolist() == [3, 3]
+
+
+def test_minus_infinity_is_merely_bad():
+    def evaluate(params, key):
+        return jnp.where(params["a"] == 6, 0.0, -jnp.inf)
+
+    result = climb(9, evaluate, evaluate_every=3)
+    assert result.best_step == 6
+    assert climb(3, evaluate).best_step == 3
+
+
+def test_broken_parameters_are_named_before_the_evaluation(exploding_svi):
+    options = {"evaluate": lambda params, key: params["at"], "evaluate_every": 7}
+    with pytest.raises(NonFiniteLossError, match=r"gave NaN or inf.* at step 7;") as e:
+        fit(KEY, exploding_svi, 20, Y, **options)
+    assert e.value.result.steps == 6
+
+
+# The log predictive density, against its definition.
+
+
+def logistic(x, y=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
+
+
+def logistic_guide(x, y=None):
+    at = numpyro.param("at", jnp.array([0.5, -1.0]))
+    numpyro.sample("w", dist.Normal(at, 0.3).to_event(1))
+
+
+X = np.random.default_rng(1).normal(size=(30, 2)).astype("float32")
+LABELS = (X[:, 0] > X[:, 1]).astype("int32")
+
+
+def brute_force(draws, x, y):
+    p = 1 / (1 + np.exp(-np.asarray(draws, float) @ x.T.astype(float)))
+    return np.log(np.where(y == 1, p, 1 - p).mean(axis=0)).mean()
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        logistic_guide,
+        AutoNormal(logistic),
+        AutoMultivariateNormal(logistic),
+        AutoDelta(logistic),
+    ],
+    ids=lambda guide: type(guide).__name__,
+)
+def test_log_predictive_density(guide):
+    svi = SVI(logistic, guide, optax.adam(0.1), Trace_ELBO())
+    state = svi.init(KEY, X[:20], LABELS[:20])  # other rows than those to score
+    params = svi.get_params(state)
+    num_draws = 4_000
+    evaluate = training.log_predictive_density(
+        logistic, guide, num_draws, X[20:], LABELS[20:]
+    )
+    drawn = Predictive(guide, params=params, num_samples=num_draws)(KEY, X)["w"]
+    expected = brute_force(drawn, X[20:], LABELS[20:])
+    p = 1 / (1 + np.exp(-np.asarray(drawn) @ X[20:].T))
+    p = np.where(LABELS[20:] == 1, p, 1 - p)
+    error = (p.std(axis=0) / p.mean(axis=0)).max() / np.sqrt(num_draws)
+    values = [float(evaluate(params, key)) for key in jax.random.split(KEY)]
+    np.testing.assert_allclose(values, expected, atol=6 * error + 1e-5)
+    assert (values[0] != values[1]) == (error > 0)
+    # Nothing of JAX's tracing stays behind in the guide.
+    fit(KEY, svi, 3, X[:20], LABELS[:20], evaluate=evaluate, evaluate_every=2)
+    assert jnp.isfinite(svi.evaluate(state, X[:20], LABELS[:20]))
+
+
+def test_log_predictive_density_of_one_draw_is_exact():
+    def fixed(x, y=None):
+        numpyro.sample("w", dist.Delta(jnp.array([0.5, -1.0])).to_event(1))
+
+    found = training.log_predictive_density(logistic, fixed, 3, X, y=LABELS)({}, KEY)
+    np.testing.assert_allclose(found, brute_force([[0.5, -1.0]], X, LABELS), rtol=1e-5)
+
+
+def test_log_predictive_density_of_a_network():
+    (x, y), (x_val, y_val), _ = bnn_model.make_data()
+    guide = AutoNormal(bnn_model.model)
+    svi = SVI(bnn_model.model, guide, optax.adam(0.01), Trace_ELBO())
+    evaluate = training.log_predictive_density(
+        bnn_model.model, guide, 500, x_val, y_val
+    )
+    result = fit(KEY, svi, 100, x, y, evaluate=evaluate, evaluate_every=50)
+    weights = Predictive(guide, params=result.params, num_samples=500)(KEY, x_val)
+    predict = Predictive(bnn_model.model, weights, return_sites=["p"], parallel=True)
+    p = np.asarray(predict(KEY, x_val)["p"], float)
+    p = np.where(y_val == 1, p, 1 - p)
+    expected = np.log(p.mean(axis=0)).mean()
+    error = (p / p.mean(axis=0)).mean(axis=1).std() / np.sqrt(500)
+    assert result.evaluations[-1, 1] == pytest.approx(expected, abs=6 * error)
+
+
+def test_several_sites_and_factors():
+    def two(y, z):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(a, 1), obs=y)
+        numpyro.sample("z", dist.Normal(a, 2), obs=z)
+        numpyro.factor("f", 100.0)
+
+    def fixed(y, z):
+        numpyro.sample("a", dist.Delta(0.0))
+
+    make = partial(training.log_predictive_density, two, fixed, 2, Y, Y)
+    expected = dist.Normal(0, 2).log_prob(Y).mean()
+    np.testing.assert_allclose(make(site="z")({}, KEY), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"site: expected a name.* \['y', 'z'\]"):
+        make()({}, KEY)
+    with pytest.raises(ValueError, match=r"site: .* \['y', 'z'\], got 'a'"):
+        make(site="a")({}, KEY)
+
+
+PARAMS = {"at": jnp.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "params", "error", "message"),
+    [
+        ({"model": 3}, PARAMS, TypeError, "model: expected a callable, got int"),
+        ({"guide": None}, PARAMS, TypeError, "guide: expected a callable, got None"),
+        ({"num_draws": 0}, PARAMS, ValueError, "num_draws: .*least 1, got 0"),
+        ({"site": 1}, PARAMS, TypeError, "site: expected a name, got 1"),
+        ({"x": X * np.nan}, PARAMS, ValueError, "model argument 0: .*60 NaN"),
+        (
+            {"guide": AutoNormal(logistic)},
+            {},
+            ValueError,
+            "guide: .*got a new AutoNorm",
+        ),
+        ({"y": None}, PARAMS, ValueError, r"model: expected data or draws.*\['y'\]"),
+        ({"guide": lambda x, y: None}, {}, ValueError, r"model: .*for \['w'\], got"),
+        ({}, {"loc": 0.0}, ValueError, r"params: expected \['at'\] too, got \['loc'\]"),
+    ],
+)
+def test_bad_input_to_log_predictive_density(change, params, error, message):
+    given = {"model": logistic, "guide": logistic_guide, "num_draws": 2, "x": X}
+    given = given | {"y": LABELS, "site": None} | change
+    site = given.pop("site")
+    with pytest.raises(error, match=message):
+        training.log_predictive_density(*given.values(), site=site)(params, KEY)
+
+
+def good(params, key):
+    return params["at"]
+
+
 A_KEY = r"rng_key: expected a key made by jax\.random\.key\(seed\), got "
 BAD_INPUT = [
     ({"rng_key": jax.random.PRNGKey(0)}, TypeError, A_KEY + r".*\(2,\).*uint32"),
@@ -231,6 +487,18 @@ BAD_INPUT = [
     ({"chunk_size": 1.0}, TypeError, r"chunk_size: .*whole number, got 1\.0"),
     ({"progress_bar": "yes"}, TypeError, "progress_bar: .*True or False, got 'yes'"),
     ({"progress_bar": 1}, TypeError, "progress_bar: .*True or False, got 1"),
+    ({"evaluate": 3}, TypeError, "evaluate: expected a function .*, got int"),
+    ({"evaluate_every": 0}, ValueError, "evaluate_every: .*least 1, got 0"),
+    ({"patience": 2}, ValueError, "patience: expected None without evaluate, got 2"),
+    ({"evaluate": good, "patience": 0}, ValueError, "patience: .*least 1, got 0"),
+    (
+        *({"evaluate": good, "chunk_size": 9}, ValueError),
+        r"chunk_size: expected None beside evaluate \(evaluate_every sets it\), got 9",
+    ),
+    ({"evaluate": lambda p, k: Y}, ValueError, r"evaluate: .*one number, got \(12,\)"),
+    ({"evaluate": lambda p, k: p}, ValueError, "evaluate: .*one number, got dict"),
+    ({"evaluate": lambda p, k: None}, ValueError, "evaluate: .*number, got NoneType"),
+    ({"evaluate": lambda p, k: float(p["at"])}, TypeError, "evaluate: .*can trace"),
     ({"y": Y[:0]}, ValueError, r"model argument 0: .*data, got none \(shape \(0,\)\)"),
     ({"y": np.zeros(0, bool)}, ValueError, "model argument 0: .*data, got none"),
     ({"y": Y * np.nan}, ValueError, "model argument 0: .*finite.*got 12 NaN or inf"),

@@ -278,14 +278,14 @@ def gaussian_ellipse(
     return ax
 
 
-# White in the middle or at the low end: on a dark page that becomes the darkest, and
-# the far ends the lightest, their hues kept.
+# Tints, on which points and lines of the full colors can be seen. White in the middle
+# or at the low end: on a dark page that becomes the darkest, all hues kept.
 _MAPS = {
     "probability": LinearSegmentedColormap.from_list(
-        "probability", [COLORS["fit"], "white", COLORS["other"]]
+        "probability", ["#8CC0E0", "white", "#F2B48A"]
     ),
     "uncertainty": LinearSegmentedColormap.from_list(
-        "uncertainty", ["white", COLORS["fourth"]]
+        "uncertainty", ["white", "#D79CC4"]
     ),
 }
 
@@ -368,8 +368,6 @@ def decision_surface(
     ax.pcolormesh(
         *(grid_x, grid_y, values),
         **{"cmap": _MAPS[kind], "vmin": 0, "vmax": top, "shading": "gouraud"},
-        alpha=0.6,
-        rasterized=True,
     )
     boundary = kind == "probability"
     widths = [2.2 if boundary and level == 0.5 else 0.9 for level in levels]
