@@ -16,7 +16,7 @@ from scipy import stats
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from helpers import plotting
+from helpers import plotting, scores
 from helpers.plotting import COLORS, STYLES
 
 
@@ -107,6 +107,100 @@ def test_gaussian_ellipse(ax, covariance):
     assert ax.get_legend_handles_labels()[1] == ["q"]
 
 
+LABELS = np.array([0, 0, 1, 1, 0, 1])
+PROBS = np.array([[0.1, 0.4, 0.4, 0.8, 0.3, 0.9], [0.6, 0.1, 0.2, 0.7, 0.3, 0.3]])
+
+
+def test_class_points(ax):
+    points = np.arange(12.0).reshape(6, 2)
+    assert plotting.class_points(ax, points, LABELS) is ax
+    zero, one = ax.collections
+    np.testing.assert_array_equal(zero.get_offsets(), points[LABELS == 0])
+    np.testing.assert_array_equal(one.get_offsets(), points[LABELS == 1])
+    assert ax.get_legend_handles_labels()[1] == ["class 0", "class 1"]
+    # Told apart without color: by shape and by filling.
+    assert len(zero.get_paths()[0].vertices) != len(one.get_paths()[0].vertices)
+    assert len(zero.get_facecolor()) == 0
+    assert len(one.get_facecolor()) == 1
+
+
+@pytest.mark.parametrize("kind", ["probability", "uncertainty"])
+def test_decision_surface(ax, kind):
+    across, up = np.linspace(0, 1, 11), np.linspace(5, 6, 7)
+    values = np.tile(across, (7, 1))
+    options = {"levels": (0.25, 0.5, 0.7), "kind": kind}
+    assert plotting.decision_surface(ax, across, up, values, **options) is ax
+    mesh, lines = ax.collections
+    np.testing.assert_array_equal(np.ravel(mesh.get_array()), values.ravel())
+    assert mesh.get_clim() == ((0, 1) if kind == "probability" else (0, 0.7))
+    for level, path in zip(lines.levels, lines.get_paths(), strict=True):
+        np.testing.assert_allclose(path.vertices[:, 0], level)
+    assert [text.get_text() for text in ax.texts] == ["0.25", "0.5", "0.7"]
+    thick = lines.get_linewidths()[1] > lines.get_linewidths()[0]
+    assert thick == (kind == "probability")
+    # Contour lines and points must be seen on every color of the surface.
+    shades = mesh.cmap(np.linspace(0, 1, 21))[:, :3]
+    assert (
+        min(contrast(shade, np.array(to_rgb(COLORS["exact"]))) for shade in shades) > 7
+    )
+    for role in ("fit", "other"):
+        assert (
+            min(contrast(shade, np.array(to_rgb(COLORS[role]))) for shade in shades) > 2
+        )
+
+
+def test_roc_curves(ax):
+    assert plotting.roc_curves(ax, LABELS, PROBS, label="BNN", role="other") is ax
+    *draws, mean, chance = ax.lines
+    for line, p in zip([*draws, mean], [*PROBS, PROBS.mean(axis=0)], strict=True):
+        thresholds = np.append(np.inf, np.unique(p)[::-1])
+        false = [(p[LABELS == 0] >= t).mean() for t in thresholds]
+        true = [(p[LABELS == 1] >= t).mean() for t in thresholds]
+        np.testing.assert_allclose(line.get_data(), (false, true))
+        area = np.trapezoid(line.get_ydata(), line.get_xdata())
+        assert area == pytest.approx(scores.auc(LABELS, p))
+    assert mean.get_label() == "BNN"
+    assert mean.get_color() == COLORS["other"]
+    assert chance.get_label() == "chance"
+    assert all(line.get_label().startswith("_") for line in draws)
+
+
+def test_roc_curves_are_limited(ax):
+    plotting.roc_curves(ax, LABELS, np.tile(PROBS, (50, 1)), max_curves=7)
+    assert len(ax.lines) == 7 + 2
+
+
+def test_auc_distribution(ax):
+    draws = np.random.default_rng(0).beta(90, 10, (2, 500))
+    curves = {"train": ("fit", draws[0]), "test": ("other", draws[1])}
+    assert plotting.auc_distribution(ax, curves, num_bins=12) is ax
+    assert ax.get_legend_handles_labels()[1] == ["train", "test"]
+    for patch, (role, values) in zip(ax.patches[::-1], curves.values(), strict=False):
+        assert patch.get_edgecolor()[:3] in [
+            to_rgb(COLORS[r]) for r in ("fit", "other")
+        ]
+        assert role in STYLES
+        assert patch.get_xy()[:, 0].min() <= values.min()
+        assert patch.get_xy()[:, 0].max() >= values.max()
+    assert "ROC" in ax.get_xlabel()
+
+
+def test_calibration_curve(ax):
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.2, 1, 2_000)
+    y = (rng.uniform(size=p.size) < p).astype(int)
+    assert plotting.calibration_curve(ax, y, p, num_bins=5, label="BNN") is ax
+    curve = ax.lines[-1]
+    predicted, observed, counts = scores.calibration_bins(y, p, 5)
+    assert counts[0] == 0
+    np.testing.assert_allclose(curve.get_data(), (predicted[1:], observed[1:]))
+    assert ax.get_legend_handles_labels()[1] == ["BNN"]
+    for (x, low), (_, high) in ax.collections[0].get_segments():
+        chance = stats.binom(counts[int(x * 5)], x)
+        assert low < x < high
+        assert chance.ppf(0.975) == pytest.approx(high * counts[int(x * 5)])
+
+
 TWO, EYE = np.zeros(2), np.eye(2)
 BAD_INPUT = [
     ("densities", (GRID[:0], {}), {}, ValueError, "grid: expected data, got none"),
@@ -149,6 +243,25 @@ BAD_INPUT = [
         *("rank_histogram", ([1],), {"num_draws": 100}, ValueError),
         r"num_bins: expected a divisor of num_draws \+ 1 = 101, got 20",
     ),
+    ("class_points", (EYE, LABELS), {}, ValueError, r"x: .*\(6, 2\), got \(2, 2\)"),
+    (
+        *("decision_surface", (GRID, GRID[:3], EYE), {}, ValueError),
+        r"values: expected shape \(3, 50\), one row .*, got \(2, 2\)",
+    ),
+    (
+        *("decision_surface", (TWO, TWO, EYE), {"kind": "sure"}, ValueError),
+        "kind: expected one of 'probability', 'uncertainty', got 'sure'",
+    ),
+    ("roc_curves", (LABELS, PROBS[0]), {}, ValueError, "p_draws: expected 2 dim"),
+    ("roc_curves", (LABELS, PROBS * 2), {}, ValueError, "p: expected between 0 and 1"),
+    ("roc_curves", (LABELS, PROBS[:, :3]), {}, ValueError, "p: expected 6 columns"),
+    ("roc_curves", (LABELS, PROBS), {"max_curves": 0}, ValueError, "max_curves: .*0"),
+    ("auc_distribution", ({},), {}, ValueError, "aucs: .*at least one.*got none"),
+    (
+        *("auc_distribution", ({"a": ("fit", [np.nan])},), {}, ValueError),
+        r"aucs\['a'\]: expected finite",
+    ),
+    ("calibration_curve", (LABELS, PROBS), {}, ValueError, "p: expected 1 dimension"),
     ("gaussian_ellipse", (GRID, EYE), {}, ValueError, r"\(2,\) and \(2, 2\), got \(50"),
     ("gaussian_ellipse", (TWO, TWO), {}, ValueError, "covariance: .*2 dim.*got 1"),
     (

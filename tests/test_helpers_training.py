@@ -245,9 +245,7 @@ def test_evaluations(every, steps):
 )
 def test_early_stopping(patience, steps, best):
     #                    2  4  6  8 10 12 14 16 18 20
-    values = jnp.array([3, 3, 4, 4, 2, 5, 5, 5, 1, 0])
-    if patience > 1:
-        values = values.at[3].set(4.5)
+    values = jnp.array([3, 3, 4, 4.5, 2, 5, 5, 5, 1, 0])
 
     def evaluate(params, key):
         return values[(params["a"] / 2).astype(int) - 1]
@@ -387,7 +385,7 @@ def test_log_predictive_density(guide):
     error = (p.std(axis=0) / p.mean(axis=0)).max() / np.sqrt(num_draws)
     values = [float(evaluate(params, key)) for key in jax.random.split(KEY)]
     np.testing.assert_allclose(values, expected, atol=6 * error + 1e-5)
-    assert (values[0] != values[1]) == (error > 0)
+    assert (values[0] != values[1]) == (error > 1e-5)
     # Nothing of JAX's tracing stays behind in the guide.
     fit(KEY, svi, 3, X[:20], LABELS[:20], evaluate=evaluate, evaluate_every=2)
     assert jnp.isfinite(svi.evaluate(state, X[:20], LABELS[:20]))
