@@ -282,10 +282,10 @@ def gaussian_ellipse(
 # or at the low end: on a dark page that becomes the darkest, all hues kept.
 _MAPS = {
     "probability": LinearSegmentedColormap.from_list(
-        "probability", ["#8CC0E0", "white", "#F2B48A"]
+        "probability", ["#B0D4EA", "white", "#F8D0B4"]
     ),
     "uncertainty": LinearSegmentedColormap.from_list(
-        "uncertainty", ["white", "#D79CC4"]
+        "uncertainty", ["white", "#E4BFD7"]
     ),
 }
 

@@ -131,11 +131,8 @@ def _evaluation(svi, evaluate, state, rng_key) -> Callable[[SVIState], jax.Array
     # As a Partial: arrays that it brings along are arguments of the compiled code.
     if not isinstance(evaluate, jax.tree_util.Partial):
         evaluate = jax.tree_util.Partial(evaluate)
-    # Not a key that the guide or the loss gets, and the same at each evaluation: two
-    # values differ by their parameters, not by the luck of the draws.
-    key = jax.random.fold_in(jax.random.fold_in(rng_key, 2**32 - 1), 0)
     try:
-        value = _evaluate.eval_shape(svi, evaluate, state, key)
+        value = _evaluate.eval_shape(svi, evaluate, state, rng_key)
     except jax.errors.JAXTypeError as error:
         raise TypeError(
             "evaluate: expected a function that JAX can trace (jax.numpy for NumPy, "
@@ -145,7 +142,7 @@ def _evaluation(svi, evaluate, state, rng_key) -> Callable[[SVIState], jax.Array
     if len(leaves) != 1 or leaves[0] is not value or value.shape != ():
         shown = value.shape if hasattr(value, "shape") else type(value).__name__
         raise ValueError(f"evaluate: expected to return one number, got {shown}")
-    return lambda state: _evaluate(svi, evaluate, state, key)
+    return lambda state: _evaluate(svi, evaluate, state, rng_key)
 
 
 def _one_ahead(items: Iterator) -> Iterator:
@@ -250,7 +247,10 @@ def fit(
 
     state = svi.init(rng_key, *model_args, **model_kwargs)
     if evaluate is not None:
-        evaluate = _evaluation(svi, evaluate, state, rng_key)
+        # Not a key that guide or loss get, and the same at each evaluation: two values
+        # differ by their parameters, not by the luck of the draws.
+        other_key = jax.random.fold_in(jax.random.fold_in(rng_key, 2**32 - 1), 0)
+        evaluate = _evaluation(svi, evaluate, state, other_key)
 
     def chunks(reached):
         for done in range(0, num_steps, chunk_size):
