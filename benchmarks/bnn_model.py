@@ -1,6 +1,6 @@
 """The network, the model and the data of notebook 04, for the scripts beside it.
 
-The notebook writes the same lines out and explains them; a test holds the two together.
+The notebook writes the same lines out and explains them: change both or neither.
 """
 
 from itertools import pairwise
