@@ -225,7 +225,9 @@ def fit(
     _validate.model_arguments(model_args, model_kwargs)
 
     arrays, rest = take_apart((model_args, model_kwargs))
-    run = partial(_run_chunk, svi, size=chunk_size, rest=rest)
+    # Room for more losses than needed: chunks of other sizes find the code compiled.
+    size = max(512, 1 << (chunk_size - 1).bit_length())
+    run = partial(_run_chunk, svi, size=size, rest=rest)
 
     state = svi.init(rng_key, *model_args, **model_kwargs)
     if evaluate is not None:
