@@ -1,8 +1,13 @@
 """The tools that execute and lint the notebooks do what they promise."""
 
+import base64
+import io
+
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 import execute
 import lint_jax
@@ -129,6 +134,24 @@ def test_execution_stores_good_notebooks_and_leaves_bad_ones(tmp_path, capsys):
     assert nb["metadata"]["course"]["peak_mib"] > 10
     assert nb["metadata"]["course"]["executed"] in nb["cells"][-1]["source"]
     assert execute.stale(nb) == []
+
+
+def test_stored_figures_are_smaller_and_look_the_same():
+    rows, columns = np.mgrid[:200, :300]
+    shade = (rows + columns) * 200 // 500
+    pixels = np.stack([shade, 255 - shade, np.full_like(shade, 90)], -1).astype("uint8")
+    pixels[50:60] = 0
+    drawn = io.BytesIO()
+    Image.fromarray(pixels).save(drawn, "PNG", dpi=(200, 200))
+    before = base64.b64encode(drawn.getvalue()).decode()
+
+    after = execute.smaller(before)
+    with Image.open(io.BytesIO(base64.b64decode(after))) as image:
+        seen = np.asarray(image.convert("RGB")).astype(int)
+        assert round(image.info["dpi"][0]) == 200
+    assert len(after) < len(before)
+    assert abs(seen - pixels).max() <= 4
+    assert execute.smaller(after) == after
 
 
 KEY = "from jax import random\nkey = random.key(0)\n"
