@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import jax
+import nbformat
 import numpy as np
 import pytest
 from numpyro.diagnostics import effective_sample_size
+from numpyro.infer.util import log_density
 
-from bnn_model import make_data
+from bnn_model import make_data, model
 from bnn_reference import predict, run_ensemble, run_nuts
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -76,3 +78,32 @@ def test_fresh_members_agree_with_the_stored_ensemble():
     z = (new.mean(axis=0) - old.mean(axis=0)) / error
     assert np.sqrt(np.mean(z**2)) < 2.5
     assert abs(z).max() < 6
+
+
+def test_the_notebook_has_the_same_data_and_model():
+    path = FOLDER.parent / "notebooks" / "04_bayesian_neural_network.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+
+    def cell_with(text):
+        (source,) = (source for source in sources if text in source)
+        return source
+
+    imports = cell_with("import numpyro\n").split("\nplotting.use_style()")[0]
+    names = {"key": jax.random.key(0)}
+    for source in (
+        imports,
+        cell_with("stratified_split(split_key"),
+        cell_with("class MLP(nnx.Module)"),
+        cell_with("\ndef model("),
+    ):
+        exec(source, names)
+    for (x, y), part in zip((TRAIN, VALIDATION, TEST), names["parts"], strict=True):
+        np.testing.assert_array_equal(x, part[0])
+        np.testing.assert_array_equal(y, part[1])
+
+    weights = {name: w[0, 0] for name, w in stored("nuts/").items()}
+    densities = [
+        log_density(each, TRAIN, {}, weights)[0] for each in (model, names["model"])
+    ]
+    assert densities[0] == densities[1]
