@@ -130,16 +130,22 @@ def test_decision_surface(ax, kind):
     values = np.tile(across, (7, 1))
     options = {"levels": (0.25, 0.5, 0.7), "kind": kind}
     assert plotting.decision_surface(ax, across, up, values, **options) is ax
-    mesh, lines = ax.collections
-    np.testing.assert_array_equal(np.ravel(mesh.get_array()), values.ravel())
-    assert mesh.get_clim() == ((0, 1) if kind == "probability" else (0, 0.7))
+    surface, lines = ax.collections
+    top = 1 if kind == "probability" else 0.7
+    assert surface.get_clim() == (0, top)
+    edges = surface.levels  # the value at a point is its first coordinate
+    assert (edges[0], edges[-1]) == (0, top)
+    for low, high, path in zip(edges, edges[1:], surface.get_paths(), strict=False):
+        at = path.vertices[:, 0]
+        assert at.min() == pytest.approx(low)
+        assert at.max() == pytest.approx(1 if high == top else high)
     for level, path in zip(lines.levels, lines.get_paths(), strict=True):
         np.testing.assert_allclose(path.vertices[:, 0], level)
     assert [text.get_text() for text in ax.texts] == ["0.25", "0.5", "0.7"]
     thick = lines.get_linewidths()[1] > lines.get_linewidths()[0]
     assert thick == (kind == "probability")
     # Contour lines and points must be seen on every color of the surface.
-    shades = mesh.cmap(np.linspace(0, 1, 21))[:, :3]
+    shades = surface.cmap(np.linspace(0, 1, 21))[:, :3]
     assert (
         min(contrast(shade, np.array(to_rgb(COLORS["exact"]))) for shade in shades) > 7
     )
@@ -335,6 +341,13 @@ def twice_framed(y):
         numpyro.sample("y", dist.Normal(m, 1), obs=y)
 
 
+def many(y):
+    weights = [numpyro.sample(name, dist.Normal(0, 1)) for name in "abcdef"]
+    x = numpyro.deterministic("x", sum(weights))
+    with numpyro.plate("N", 5):
+        numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+
 # Shape of the data, edges, and frames with the nodes inside.
 GRAPHS = {
     flat: ((), "ay by", []),
@@ -350,6 +363,7 @@ GRAPHS = {
         "ay by",
         [("column: 2", "b"), ("column: 2", "y"), ("row: 3", "ay")],
     ),
+    many: ((5,), "ax bx cx dx ex fx xy", [("N: 5", "y")]),
     twice_framed: ((2, 3), "my", [("column: 2", "y"), ("row: 3", "y")]),
 }
 HALF = np.array([0.95, 0.45])  # of the axes of an ellipse
@@ -399,13 +413,15 @@ def test_model_graph(monkeypatch, model):
         assert (color != (1, 1, 1)) == (name == "y")
 
     # Legible: no text on another, no edge behind a node, each node wholly inside or
-    # outside of a frame, all inside the figure, parents above their children.
+    # outside of a frame, all inside the figure, parents above their children or, where
+    # there are many, left of them.
     ax.figure.canvas.draw()
     extents = [text.get_window_extent() for text in texts]
     for one, other in itertools.combinations(extents, 2):
         assert not one.overlaps(other)
     for a, b in edges:
-        assert nodes[a][0][1] > nodes[b][0][1]
+        (left, below), (right, above) = nodes[a][0], nodes[b][0]
+        assert left < right if model is many else below > above
         line = np.linspace(nodes[a][0], nodes[b][0], 200)
         for name in set(nodes) - {a, b}:
             assert np.hypot(*((line - nodes[name][0]) / HALF).T).min() > 1

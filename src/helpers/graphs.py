@@ -87,6 +87,9 @@ def _layout(parents: dict, plates: dict) -> dict[str, tuple]:
                 cost = _clutter(parents, plates, trial)
                 if cost < best - 1e-9:
                     at, best = trial, cost
+    if reach > 4:  # too wide to be read: from left to right instead of top to bottom
+        turn = 0.95 / 0.45  # of an ellipse: no edge passes what it did not pass before
+        at = {name: (-y * turn, -x / turn) for name, (x, y) in at.items()}
     return at
 
 
