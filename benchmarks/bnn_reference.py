@@ -34,7 +34,7 @@ def run_nuts(
 ) -> tuple[Weights, int]:
     """Return draws of the weights, (chains, draws, ...) each, and the divergences."""
     mcmc = MCMC(
-        NUTS(model),
+        NUTS(model, target_accept_prob=0.95),
         num_warmup=warmup,
         num_samples=draws,
         num_chains=chains,

@@ -155,6 +155,16 @@ def test_decision_surface(ax, kind):
         )
 
 
+def test_decision_surface_colors_what_is_above_the_last_level(ax):
+    values = np.linspace(0, 0.65, 9, dtype="float32").reshape(3, 3)
+    values[2] = 0.65  # clipped to 0.6 in this precision, it is above 0.6 in double
+    look = {"levels": (0.1, 0.6), "kind": "uncertainty"}
+    plotting.decision_surface(ax, np.arange(3), np.arange(3), values, **look)
+    corners = ax.collections[0].get_paths()[-1].vertices.tolist()
+    assert [0.0, 2.0] in corners
+    assert [2.0, 2.0] in corners
+
+
 def test_roc_curves(ax):
     assert plotting.roc_curves(ax, LABELS, PROBS, label="BNN", role="other") is ax
     *draws, mean, chance = ax.lines

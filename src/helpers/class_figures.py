@@ -87,7 +87,7 @@ def decision_surface(
     """
     grid_x = _validate.finite_array("grid_x", grid_x, ndim=1)
     grid_y = _validate.finite_array("grid_y", grid_y, ndim=1)
-    values = _validate.finite_array("values", values, ndim=2)
+    values = _validate.finite_array("values", values, ndim=2).astype(float)
     kind = _validate.one_of("kind", kind, tuple(_MAPS))
     if values.shape != (grid_y.size, grid_x.size):
         raise ValueError(

@@ -1,5 +1,7 @@
 """Data sets of the course, simulated: the truth behind each of them is known."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,12 @@ def two_moons(rng_key: jax.Array, num_samples: int, noise: float = 0.25) -> Rows
     if num_samples < 2:
         raise ValueError("num_samples: expected at least 2, one a class, got 1")
     noise = _validate.positive("noise", noise, or_zero=True)
+    return _two_moons(rng_key, noise, num_samples)
+
+
+@partial(jax.jit, static_argnames="num_samples")
+def _two_moons(rng_key, noise, num_samples):
+    """Draw the points; compiled as a whole, since dozens of small steps take longer."""
     noise_key, order_key = jax.random.split(rng_key)
     upper = jnp.linspace(0, jnp.pi, num_samples // 2)
     lower = jnp.linspace(0, jnp.pi, num_samples - num_samples // 2)
@@ -153,4 +161,5 @@ def stratified_split(
         np.argsort(turns, kind="stable")
     ]
     parts = [np.flatnonzero(part == i) for i in range(len(sizes))]
-    return tuple((jnp.asarray(x)[rows], jnp.asarray(y)[rows]) for rows in parts)
+    x, y = np.asarray(x), np.asarray(y)
+    return tuple((jnp.asarray(x[rows]), jnp.asarray(y[rows])) for rows in parts)
