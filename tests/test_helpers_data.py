@@ -202,16 +202,17 @@ def test_numbers_of_any_library_are_numbers():
 )
 def test_right_answers(capsys, answer, expected, options):
     assert check("the mean", answer, expected, hint="Think.", **options) is True
-    assert capsys.readouterr().out == f"Right. the mean: {answer}\n"
+    shown = np.array2string(np.asarray(answer), precision=6)
+    assert capsys.readouterr().out == f"Right. the mean: {shown}\n"
 
 
 @pytest.mark.parametrize(
     ("answer", "expected", "options", "said"),
     [
-        (0.1 + 0.2, 0.3, {}, "x: 0.30000000000000004 is not what we get."),
+        (1 / 3, 0.3, {}, "x: 0.333333 is not what we get."),
         (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not what we get."),
         (126, 100, {"rtol": 0.05}, "x: 126 is not what we get."),
-        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1, 5] is not what we get."),
+        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not what we get."),
         ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
         (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
         (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1."),
@@ -263,3 +264,14 @@ def test_close_answers(capsys, answer, expected, tolerance):
     assert check("x", answer, expected, **tolerance) is False
     said = f"Close, but not within the tolerance. x: {answer}."
     assert capsys.readouterr().out == said + "\n"
+
+
+@pytest.mark.parametrize("answer", [1.2, -0.01])
+def test_answers_that_are_not_close(capsys, answer):
+    assert check("x", answer, 0.05, atol=0.05) is False
+    assert capsys.readouterr().out == f"Not yet. x: {answer} is not what we get.\n"
+
+
+def test_answers_are_shown_with_few_digits(capsys):
+    assert check("x", [0.123456789, 2], [0.12, 2], atol=0.1)
+    assert capsys.readouterr().out == "Right. x: [0.123457 2.      ]\n"

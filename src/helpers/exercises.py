@@ -52,11 +52,13 @@ def check(
             shapes = f"expected shape {wanted.shape}, got {given.shape}"
         print(f"Not yet. {name}: {shapes}. {hint}".strip())
         return False
+    shown = np.array2string(given, precision=6)
     if np.allclose(given, wanted, rtol=rtol, atol=atol):
-        print(f"Right. {name}: {answer}")
+        print(f"Right. {name}: {shown}")
         return True
-    if np.allclose(given, wanted, rtol=5 * rtol, atol=5 * atol):
-        print(f"Close, but not within the tolerance. {name}: {answer}. {hint}".strip())
+    same_sign = (np.sign(given) == np.sign(wanted)).all()
+    if same_sign and np.allclose(given, wanted, rtol=2 * rtol, atol=2 * atol):
+        print(f"Close, but not within the tolerance. {name}: {shown}. {hint}".strip())
         return False
-    print(f"Not yet. {name}: {answer} is not what we get. {hint}".strip())
+    print(f"Not yet. {name}: {shown} is not what we get. {hint}".strip())
     return False
