@@ -39,8 +39,10 @@ lab: $(INSTALLED) ## open JupyterLab on the notebooks (ARGS="--port 9000" for op
 	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
 	$(PY) -m jupyterlab --notebook-dir=notebooks $$root $(ARGS)
 
+# Two files at a time: browser and compiler leave cores idle in turns.
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
-	@$(PY) -m pytest --nbmake --nbmake-timeout=300 tests notebooks $(T)
+	@$(PY) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=300 \
+	    tests notebooks $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \
