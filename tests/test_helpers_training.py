@@ -263,36 +263,6 @@ def test_early_stopping(patience, steps, best):
     assert result.state.optim_state[0] == steps
 
 
-@pytest.mark.parametrize("patience", [3, 15, None])  # a chunk has ten evaluations
-def test_early_stopping_within_and_across_chunks(patience):
-    best, worst_at = 226, 100  # up to step 100, down and up again, down after 226
-
-    def evaluate(params, key):
-        a = params["a"]
-        dip = jnp.where((a > worst_at) & (a <= worst_at + 8), 50, 0)
-        return jnp.where(a <= best, a - dip, best - a)
-
-    result = climb(400, evaluate, evaluate_every=2, patience=patience)
-    steps = {3: worst_at + 6, 15: best + 30, None: 400}[patience]
-    assert result.steps == result.losses.size == result.params["a"] == steps
-    np.testing.assert_array_equal(result.losses, -np.arange(float(steps)))
-    assert result.evaluations[:, 0].tolist() == list(range(2, steps + 1, 2))
-    assert result.best_step == {3: worst_at}.get(patience, best)
-    assert result.best_params == {"a": result.best_step}
-    assert result.stopped.startswith("all" if patience is None else "no improvement")
-
-
-def test_a_bad_loss_between_evaluations_keeps_those_before():
-    data = jnp.float32(149), jnp.array(False)
-    look = {"evaluate": lambda params, key: params["a"], "evaluate_every": 4}
-    with pytest.raises(NonFiniteLossError, match=r"nan at step 150") as caught:
-        fit(KEY, CLIMB, 400, *data, **look)
-    kept = caught.value.result
-    assert kept.evaluations[:, 0].tolist() == list(range(4, 149, 4))
-    assert (kept.best_step, kept.best_params) == (148, {"a": 148})
-    assert kept.steps == kept.losses.size == kept.params["a"] == 148
-
-
 @pytest.mark.parametrize("guide", [hand_guide, AutoNormal(model)])
 def test_evaluating_changes_no_loss(guide):
     svi = make_svi(guide)

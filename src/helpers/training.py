@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,17 +80,13 @@ class NonFiniteLossError(FloatingPointError):
         self.result = result
 
 
-class _Best(NamedTuple):
-    """The best evaluation so far, its step and state, and the evaluations since."""
+@partial(jax.jit, static_argnames=("svi", "size", "rest"))
+def _run_chunk(svi, state, arrays, steps, *, size, rest):
+    """Take `steps` updates, at most `size`; data travel as arguments.
 
-    value: jax.Array
-    step: jax.Array
-    state: SVIState
-    waited: jax.Array
-
-
-def _steps(svi, arrays, rest) -> Callable:
-    """Return the update as the body of a loop; it writes its loss at its place."""
+    The number of steps is an argument too: the last, shorter chunk needs no second
+    compilation, and a loop that is known to run once would be compiled to other bits.
+    """
     args, kwargs = put_together(arrays, rest)
 
     def step(i, carry):
@@ -99,18 +95,7 @@ def _steps(svi, arrays, rest) -> Callable:
         loss = loss.astype(losses.dtype)
         return state, jax.lax.dynamic_update_index_in_dim(losses, loss, i, axis=0)
 
-    return step
-
-
-@partial(jax.jit, static_argnames=("svi", "size", "rest"))
-def _run_chunk(svi, state, arrays, steps, *, size, rest):
-    """Take `steps` updates, at most `size`; data travel as arguments.
-
-    The number of steps is an argument too: the last, shorter chunk needs no second
-    compilation, and a loop that is known to run once would be compiled to other bits.
-    """
-    carry = (state, jnp.zeros(size))
-    return jax.lax.fori_loop(0, steps, _steps(svi, arrays, rest), carry)
+    return jax.lax.fori_loop(0, steps, step, (state, jnp.zeros(size)))
 
 
 @partial(jax.jit, static_argnames="svi")
@@ -118,42 +103,8 @@ def _evaluate(svi, evaluate, state, rng_key):
     return evaluate(svi.get_params(state), rng_key)
 
 
-@partial(jax.jit, static_argnames=("svi", "size", "rest"))
-def _run_evaluated_chunk(
-    svi, evaluate, state, best, arrays, rng_key, counts, *, size, rest
-):
-    """Do the same with an evaluation after each `every` steps and after the last one.
-
-    It ends early once `patience` evaluations in a row were not better, or something is
-    not finite. All of that is compiled: the host would take longer than the steps.
-    """
-    before, steps, every, patience = counts
-    step = _steps(svi, arrays, rest)
-
-    def goes_on(carry):
-        done, *_, best = carry
-        return (done < steps) & (best.waited < patience)
-
-    def look(carry):
-        done, looks, state, losses, values, best = carry
-        until = jnp.minimum(done + every, steps)
-        state, losses = jax.lax.fori_loop(done, until, step, (state, losses))
-        value = _evaluate(svi, evaluate, state, rng_key).astype(values.dtype)
-        values = jax.lax.dynamic_update_index_in_dim(values, value, looks, axis=0)
-        sound = jnp.isfinite(losses).all() & (value < jnp.inf)
-        better = (value > best.value) | ((best.step == 0) & (value == best.value))
-        now = _Best(value, before + until, state, jnp.zeros_like(best.waited))
-        best = best._replace(waited=jnp.where(sound, best.waited + 1, patience))
-        best = jax.tree.map(partial(jnp.where, sound & better), now, best)
-        return until, looks + 1, state, losses, values, best
-
-    zero, blank = jnp.zeros_like(steps), jnp.zeros(size)
-    carry = (zero, zero, state, blank, blank, best)
-    return jax.lax.while_loop(goes_on, look, carry)
-
-
-def _checked_evaluation(svi, evaluate, state, rng_key) -> jax.tree_util.Partial:
-    """Return a function of parameters and a key; complain before any step is taken."""
+def _evaluation(svi, evaluate, state, rng_key) -> Callable[[SVIState], jax.Array]:
+    """Return the function that evaluates a state; complain before any step is taken."""
     if not callable(evaluate):
         raise TypeError(
             "evaluate: expected a function of parameters and a key, "
@@ -173,7 +124,7 @@ def _checked_evaluation(svi, evaluate, state, rng_key) -> jax.tree_util.Partial:
     if len(leaves) != 1 or leaves[0] is not value or value.shape != ():
         shown = value.shape if hasattr(value, "shape") else type(value).__name__
         raise ValueError(f"evaluate: expected to return one number, got {shown}")
-    return evaluate
+    return lambda state: _evaluate(svi, evaluate, state, rng_key)
 
 
 def _one_ahead(items: Iterator) -> Iterator:
@@ -203,11 +154,11 @@ def fit(
 ) -> FitResult:
     """Fit a guide by SVI, full batch, in compiled chunks of steps.
 
-    The updates run in one compiled loop, evaluations and early stopping with them; the
-    host looks only between chunks, where it moves the progress bar and checks that
-    losses are finite. The losses are those of ``svi.run(rng_key, num_steps, ...)``, bit
-    for bit, for any `chunk_size` (on a CPU, from two steps on: XLA compiles a single
-    one differently) and whatever is evaluated.
+    The updates run in one compiled loop; the host looks at the losses only between
+    chunks, where it moves the progress bar and checks that they are finite. The
+    losses are those of ``svi.run(rng_key, num_steps, ...)``, bit for bit, for any
+    `chunk_size` (on a CPU, from two steps on: XLA compiles a single one differently)
+    and whatever is evaluated.
 
     Parameters
     ----------
@@ -220,8 +171,8 @@ def fit(
     *model_args, **model_kwargs
         What model and guide are called with. Arrays must be finite and not empty.
     chunk_size : int, optional
-        Updates between two looks of the host; a twentieth of the run by default (with
-        `evaluate`, always, rounded to whole evaluations, at least one).
+        Updates between two looks of the host; a twentieth of the run by default. Where
+        there is something to evaluate, the host looks then.
     evaluate : callable, optional
         ``evaluate(params, key)`` returns one number, the higher the better, such as the
         validation `log_predictive_density`. It gets the parameters on their constrained
@@ -267,9 +218,7 @@ def fit(
             f"got {chunk_size}"
         )
     if chunk_size is None:
-        chunk_size = max(1, -(-num_steps // 20))
-    if evaluate is not None:  # a whole number of evaluations, where that is possible
-        chunk_size = max(chunk_size // evaluate_every, 1) * evaluate_every
+        chunk_size = max(1, -(-num_steps // 20)) if evaluate is None else evaluate_every
     chunk_size = min(_validate.positive_int("chunk_size", chunk_size), num_steps)
     if not isinstance(progress_bar, bool):
         raise TypeError(f"progress_bar: expected True or False, got {progress_bar!r}")
@@ -285,60 +234,49 @@ def fit(
         # Not a key that guide or loss get, and the same at each evaluation: two values
         # differ by their parameters, not by the luck of the draws.
         other_key = jax.random.fold_in(jax.random.fold_in(rng_key, 2**32 - 1), 0)
-        evaluate = _checked_evaluation(svi, evaluate, state, other_key)
-    patiently = np.iinfo("int32").max if patience is None else patience
-    unseen = _Best(jnp.full((), -jnp.inf), np.int32(0), state, np.int32(0))
+        evaluate = _evaluation(svi, evaluate, state, other_key)
 
-    def chunks(state, best):
-        for before in range(0, num_steps, chunk_size):
-            steps = min(chunk_size, num_steps - before)
-            if evaluate is None:
-                state, chunk = run(state, arrays, steps)
-                yield steps, 0, state, chunk, (), best
-            else:
-                counts = np.array([before, steps, evaluate_every, patiently], "int32")
-                inputs = evaluate, state, best, arrays, other_key, counts
-                chunk = _run_evaluated_chunk(svi, *inputs, size=size, rest=rest)
-                _, _, state, _, _, best = chunk
-                yield chunk
+    def chunks(reached):
+        for done in range(0, num_steps, chunk_size):
+            steps = min(chunk_size, num_steps - done)
+            reached, chunk = run(reached, arrays, steps)
+            yield steps, reached, chunk, evaluate and evaluate(reached)
 
     # Steps done and state reached, at the last two looks.
     looks = [(0, state)]
     losses, stopped = np.zeros(0, jnp.result_type(float)), "all steps done"
-    values = np.zeros((0, 2))
-    began, compiled = time.perf_counter(), 0
+    values, best_value, best_step, best_state = [], -np.inf, None, None
+    began, compiled, waited = time.perf_counter(), 0, 0
     # Left to tqdm where it is wanted: TQDM_DISABLE=1 then silences it for a whole run.
     quiet = {} if progress_bar else {"disable": True}
     with tqdm(total=num_steps, unit="step", **quiet) as bar:
-        for chunk in _one_ahead(chunks(state, unseen)):
-            steps, count, reached, chunk_losses, seen, best = chunk
-            steps, count, before = int(steps), int(count), losses.size  # the host waits
-            losses = np.append(losses, np.asarray(chunk_losses)[:steps])
-            at = before + np.minimum(evaluate_every * np.arange(1, count + 1), steps)
-            new = np.column_stack([at, np.asarray(seen, float)[:count]])
-            if not np.isfinite(losses[before:]).all():
-                values = np.append(values, new[:-1], axis=0)
+        for steps, state, chunk, value in _one_ahead(chunks(looks[0][1])):
+            losses = np.append(losses, np.asarray(chunk)[:steps])  # the host waits here
+            if not np.isfinite(losses[-steps:]).all():
                 break
-            values = np.append(values, new, axis=0)
-            looks = [looks[-1], (losses.size, reached)]
-            shown = {"loss": f"{losses[before:].mean():.4g}"}
-            if count:
-                shown["evaluation"] = f"{values[-1, 1]:.4g}"
+            looks = [looks[-1], (losses.size, state)]
+            shown = {"loss": f"{losses[-steps:].mean():.4g}"}
+            if evaluate is not None:
+                values.append((losses.size, value := float(value)))
+                if not value < np.inf:
+                    break
+                waited += 1
+                if best_step is None or value > best_value:
+                    best_value, (best_step, best_state), waited = value, looks[-1], 0
+                shown["evaluation"] = f"{value:.4g}"
             if not compiled and losses.size < num_steps:
                 began, compiled = time.perf_counter(), losses.size
             bar.update(steps)
             bar.set_postfix(shown, refresh=False)
-            if count and not values[-1, 1] < np.inf:
-                break
-            if patience is not None and int(best.waited) >= patience:
+            if waited == patience:
                 stopped = f"no improvement in {patience} evaluations"
                 break
     result = partial(
         FitResult,
         steps_per_second=(losses.size - compiled) / (time.perf_counter() - began),
-        evaluations=values,
-        best_step=int(best.step) or None,
-        best_params=svi.get_params(best.state) if int(best.step) else None,
+        evaluations=np.array(values, dtype=float).reshape(-1, 2),
+        best_step=best_step,
+        best_params=None if best_state is None else svi.get_params(best_state),
     )
 
     done, state = looks[-1]
@@ -350,9 +288,9 @@ def fit(
     elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         step, what = done, "the update gave NaN or infinite parameters"
         target = step - 1
-    elif len(values) and not values[-1, 1] < np.inf:
+    elif values and not values[-1][1] < np.inf:
         kept = result(params, losses, state, done, "non-finite evaluation")
-        raise NonFiniteLossError(done, f"evaluate gave {values[-1, 1]}", kept)
+        raise NonFiniteLossError(done, f"evaluate gave {values[-1][1]}", kept)
     else:
         return result(params, losses, state, done, stopped)
     # Losses are taken before each update: the state that gave the last finite loss is
