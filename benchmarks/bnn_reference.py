@@ -23,7 +23,7 @@ from flax import nnx
 from numpyro.diagnostics import split_gelman_rubin
 from numpyro.infer import MCMC, NUTS, Predictive
 
-from bnn_model import Rows, make_data, make_network, model
+from bnn_model import NETWORK, Rows, make_data, make_network, model
 
 HERE = Path(__file__).parent
 Weights = dict[str, np.ndarray]
@@ -67,7 +67,7 @@ def run_ensemble(
     which they were taken.
     """
     optimizer = optax.adam(learning_rate)
-    graph = nnx.graphdef(make_network(rng_key))  # the structure alone, no weights
+    graph = nnx.graphdef(NETWORK)  # the structure alone, no weights
 
     def loss(params, x, y):
         p = nnx.merge(graph, params)(x).squeeze(-1)
