@@ -154,6 +154,15 @@ def limited(steps, then=None, rows=25):
         yield batch
 
 
+def into_one_buffer(batches):
+    """As readers do that save memory: the same arrays, filled anew."""
+    buffers = np.empty((25, 2), "float32"), np.empty(25, "float32")
+    for batch in batches:
+        for buffer, array in zip(buffers, batch, strict=True):
+            buffer[:] = array
+        yield buffers
+
+
 @pytest.fixture(scope="module")
 def streamed(svi):
     return fit(KEY, svi, 40, batches=endless, num_rows=N, size=N)
@@ -175,8 +184,9 @@ def test_a_stream_gives_each_step_its_batch(svi, streamed):
         lambda: list(limited(40)),
         lambda: ({"x": x, "y": y} for x, y in endless()),
         lambda: ([jnp.asarray(x), y] for x, y in endless()),
+        lambda: into_one_buffer(endless()),
     ],
-    ids=["iterator", "list", "by name", "arrays of JAX"],
+    ids=["iterator", "list", "by name", "arrays of JAX", "one buffer"],
 )
 def test_streams_of_all_kinds(svi, streamed, make, chunk_size):
     call = {"batches": make(), "num_rows": N, "chunk_size": chunk_size}

@@ -82,7 +82,7 @@ def test_as_numpyro_does():
         np.testing.assert_allclose(one.std(axis=0), other.std(axis=0), rtol=0.1)
 
 
-@pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal])
+@pytest.mark.parametrize("make", [AutoMultivariateNormal])
 def test_probabilities_of_a_network(make):
     x, y = bnn_model.make_data()[0]
     guide = make(bnn_model.model)
