@@ -147,10 +147,6 @@ class Tables:
         return steps, self.chunk._replace(rows=rows)
 
 
-def _plain(array: Any) -> bool:
-    return isinstance(array, np.ndarray)
-
-
 class Stream:
     """Every step gets the next batch of an iterator, by way of the host.
 
@@ -175,7 +171,7 @@ class Stream:
         if self.held is None:
             return
         arrays, self.rest, self.varies = self.held
-        arrays = [np.array(array) if _plain(array) else array for array in arrays]
+        arrays = list(map(np.array, arrays))
         self.held = arrays, self.rest, self.varies
         self.first = put_together(arrays, self.rest)
         self.shapes = [(array.shape, array.dtype) for array in arrays]
@@ -248,11 +244,11 @@ class Stream:
             for (shape, dtype), varies in zip(self.shapes, self.varies, strict=True)
         ]
         count = 0
-        while count < steps:
+        while count < steps and self.problem is None:
             batch, self.held = self.held or self._next(done + count), None
             if batch is None:
                 break
-            arrays = batch[0]
+            arrays, *_ = batch
             for pieces, array in zip(whole, arrays, strict=True):
                 if pieces is not None:  # copied at once: readers may reuse their memory
                     pieces[count] = array
