@@ -61,6 +61,11 @@ def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax
     if site is not None and site not in observed:
         raise ValueError(f"site: expected one of {observed}, got {site!r}")
     at = samples[observed[0] if site is None else site]
+    if isinstance(at["fn"], dist.MaskedDistribution):
+        raise ValueError(
+            f"model: expected all of {at['name']!r} to be observed, got a mask; score "
+            "the rows that are"
+        )
     return at["fn"].log_prob(at["value"])
 
 
@@ -106,7 +111,7 @@ def log_predictive_density(
     -----
     Each element of the site's log density is one observation: events of several numbers
     count as one. Weights of a `scale` handler or a subsampling plate are left out, and
-    so are factors. Log predictive density: Gelman et al. (2014).
+    so are factors; masks are refused. Log predictive density: Gelman et al. (2014).
     """
     for name, value in (("model", model), ("guide", guide)):
         if not callable(value):
@@ -152,7 +157,12 @@ class _Keyed(Messenger):
 
     def process_message(self, msg):
         """Fill in the key of a site that wants one."""
-        if msg["type"] not in ("sample", "plate", "prng_key", "control_flow"):
+        if msg["type"] in ("prng_key", "control_flow", "mutable"):
+            raise ValueError(
+                f"model: expected plain sample sites, got {msg['type']!r}; draw with "
+                "numpyro.infer.Predictive"
+            )
+        if msg["type"] not in ("sample", "plate"):
             return
         if msg["kwargs"].get("rng_key") is not None or msg["value"] is not None:
             return
@@ -294,7 +304,16 @@ def predictions(
 
     predictor = _Predictor(model, guide, rest, varies)
     # Sites with rows are those whose shape changes with the number of rows.
-    few, more = (predictor.shapes(params, arrays, block + i) for i in (0, 1))
+    try:
+        few = predictor.shapes(params, arrays, block)
+        more = predictor.shapes(params, arrays, block + 1)
+    except (TypeError, ValueError) as error:
+        if "ncompatible shapes" not in str(error):
+            raise
+        raise ValueError(
+            "model: expected plates, and parameters of the guide, that take their size "
+            f"from the arrays, got some of a fixed size: {error}"
+        ) from error
     with_rows = [name for name in few if few[name] != more[name]]
     chosen = with_rows if sites is None else list(sites)
     if not chosen or not set(chosen) <= set(with_rows):
