@@ -165,7 +165,7 @@ def test_a_memory_map_is_read_piece_by_piece(tmp_path):
 
 
 def test_compiles_once(monkeypatch):
-    cached = prediction._predicted._cache_size
+    cached = prediction.predicted._cache_size
     before = cached()
     call = partial(predict, KEY, model, guide, PARAMS, 23, draw_batch=10, row_batch=100)
     call(X)
