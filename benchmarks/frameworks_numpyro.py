@@ -12,6 +12,7 @@ from bnn_model import model as network
 from helpers.training import fit
 
 PACKAGES = ("jax", "numpyro", "flax", "optax")
+SETTLED_AFTER = 4_000  # steps, for the gamma and the logistic model
 
 
 def gamma(z):

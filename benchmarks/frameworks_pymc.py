@@ -8,6 +8,7 @@ import pymc as pm
 import pytensor.tensor as pt
 
 PACKAGES = ("pymc", "pytensor", "numba")
+SETTLED_AFTER = 8_000  # steps: from standard deviations of 0.7, others from 0.1
 SIZES = ((2, 4), (4, 3), (3, 1))
 # PyMC compiles by Numba if nobody says otherwise; C is often faster.
 MODE = os.environ.get("PYMC_MODE", "NUMBA")

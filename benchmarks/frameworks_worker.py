@@ -41,14 +41,14 @@ def main() -> None:
             answer = {"seconds": time.perf_counter() - began}
         else:
             fitted = fits[name]
+            steps = steps or framework.SETTLED_AFTER
             if fitted.steps < steps:
                 fitted.run(steps - (0 if fitted.starts_anew else fitted.steps))
             loss = np.mean(fitted.losses()[-200:])
             answer = {"steps": fitted.steps, "mean_of_last_losses": float(loss)}
-            if site := request["site"]:
-                loc, scale = fitted.posterior(site)
-                answer["loc"] = np.ravel(loc).tolist()
-                answer["scale"] = np.ravel(scale).tolist()
+            loc, scale = fitted.posterior(request["site"])
+            answer["loc"] = np.ravel(loc).tolist()
+            answer["scale"] = np.ravel(scale).tolist()
         print(json.dumps(answer), file=answers, flush=True)
 
 
