@@ -113,8 +113,8 @@ def make_loops(
 
 def take_turns(
     loops: dict[str, Callable[[], np.ndarray]], repeats: int
-) -> tuple[dict[str, list[float]], float]:
-    """Return steps per second of each run, and how far any two losses are apart.
+) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
+    """Return steps per second, per second of processor time, and how losses differ.
 
     The first run of each loop compiles and is not timed.
     """
@@ -124,13 +124,14 @@ def take_turns(
         float(np.max(np.abs(each / scanned[: len(each)] - 1)))
         for each in losses.values()
     )
-    rates = {name: [] for name in loops}
+    rates, cpu_rates = ({name: [] for name in loops} for _ in range(2))
     for _ in range(repeats):
         for name, loop in loops.items():
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             done = len(loop())
             rates[name].append(done / (time.perf_counter() - began))
-    return rates, apart
+            cpu_rates[name].append(done / (time.process_time() - cpu_began))
+    return rates, cpu_rates, apart
 
 
 def ratios(rates: dict[str, list[float]], to: str) -> dict[str, float]:
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train, validation, draws=draws, steps=steps, python_steps=python_steps
     )
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        rates, apart = take_turns(loops, repeats)
+        rates, cpu_rates, apart = take_turns(loops, repeats)
     # To the last bit on a CPU; a GPU may add up in another order.
     assert apart < 1e-4, f"losses differ between loops, by a factor of 1 + {apart:.1e}"
 
@@ -176,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "steps_per_second": {k: round(median(each)) for k, each in rates.items()},
         "times_python_loop": ratios(rates, "python_loop"),
         "times_scan": ratios(rates, "scan"),
+        # What a busy machine disturbs less: steps per second of processor time.
+        "times_scan_by_processor_time": ratios(cpu_rates, "scan"),
         "steps_per_second_of_each_run": {
             name: [round(rate) for rate in each] for name, each in rates.items()
         },

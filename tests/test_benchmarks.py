@@ -136,6 +136,7 @@ def loops_are_complete(facts):
     assert set(facts["steps_per_second"]) == names
     assert set(facts["times_python_loop"]) == names - {"python_loop"}
     assert set(facts["times_scan"]) == names - {"scan"}
+    assert set(facts["times_scan_by_processor_time"]) == names - {"scan"}
     assert facts["largest_relative_difference_of_losses"] < 1e-4
     for runs in facts["steps_per_second_of_each_run"].values():
         assert len(runs) == facts["repeats"]
