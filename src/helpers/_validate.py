@@ -67,13 +67,30 @@ def finite_array(name: str, value: Any, *, ndim: int | None = None) -> np.ndarra
         )
     if array.size == 0:
         raise ValueError(f"{name}: expected data, got none (shape {array.shape})")
-    bad = int(array.size - np.isfinite(array.astype(float)).sum())
+    bad, first = not_finite(array)
     if bad:
         raise ValueError(
             f"{name}: expected finite numbers, got {bad} NaN or infinite "
-            f"of {array.size}"
+            f"of {array.size}, the first at index {first}"
         )
     return array
+
+
+def not_finite(array: np.ndarray) -> tuple[int, tuple[int, ...] | None]:
+    """Count NaN and infinite numbers, and return the place of the first one.
+
+    It goes block by block, so that a large array needs little memory more.
+    """
+    count, first, block = 0, None, 2**22
+    flat = array.reshape(-1)
+    for start in range(0, 0 if array.dtype.kind in "iub" else flat.size, block):
+        bad = ~np.isfinite(flat[start : start + block])
+        if bad.any():
+            count += int(bad.sum())
+            if first is None:
+                place = start + int(bad.argmax())
+                first = tuple(map(int, np.unravel_index(place, array.shape)))
+    return count, first
 
 
 def one_of(name: str, value: Any, options: tuple[str, ...]) -> str:
@@ -99,7 +116,10 @@ def model_arguments(args: tuple, kwargs: dict) -> None:
             at = f"{name}{jax.tree_util.keystr(path)}"
             if is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
                 continue  # keys
-            if is_array(leaf) or isinstance(leaf, float):
+            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+                if not jnp.isfinite(leaf).all():  # parts of it lie in other processes
+                    raise ValueError(f"{at}: expected finite numbers, got others")
+            elif is_array(leaf) or isinstance(leaf, float):
                 finite_array(at, leaf)
             elif type(leaf).__hash__ is None:
                 raise TypeError(

@@ -1,0 +1,256 @@
+"""Where the data of a step come from: all rows, rows of a table, or a stream."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helpers import _validate
+from helpers._arguments import put_together, take_apart
+from helpers._loop import Chunk
+
+BLOCK = 2**17  # rows that are shuffled together
+STEPS = 4_096  # of all rows: at most so many between two looks of the host
+BATCHES = 512  # at most so many in one piece,
+ROWS = 2**20  # with so many row numbers,
+BYTES = 2**24  # or so many bytes
+
+
+class RowOrder:
+    """The order in which an endless run of epochs visits the rows of a table.
+
+    Each epoch visits each row once, in an order of its own: blocks of `BLOCK`
+    consecutive rows, one after the other in random order, each shuffled. It follows
+    from the key, the epoch and the block alone, so that a run can start anywhere.
+    """
+
+    def __init__(self, rng_key: jax.Array, num_rows: int):
+        self.words = np.asarray(jax.random.key_data(rng_key)).ravel().tolist()
+        self.num_rows = num_rows
+        count = -(-num_rows // BLOCK)
+        self.bounds = np.linspace(0, num_rows, count + 1).astype(int)
+        self.epoch = self.block = None
+
+    def _from(self, position: int) -> np.ndarray:
+        """Return the rows from `position` to the end of its block."""
+        epoch, at = divmod(position, self.num_rows)
+        if self.epoch != epoch:
+            generator = np.random.default_rng([*self.words, epoch])
+            self.blocks = generator.permutation(len(self.bounds) - 1)
+            self.ends = np.cumsum(np.diff(self.bounds)[self.blocks])
+            self.epoch, self.block = epoch, None
+        place = int(np.searchsorted(self.ends, at, side="right"))
+        if self.block != place:
+            block = int(self.blocks[place])
+            rows = np.arange(*self.bounds[block : block + 2], dtype="int32")
+            np.random.default_rng([*self.words, epoch, block]).shuffle(rows)
+            self.rows, self.block = rows, place
+        return self.rows[at - int(self.ends[place]) :]  # counted from the end
+
+    def take(self, position: int, count: int) -> np.ndarray:
+        """Return `count` row numbers, the first of them at `position`."""
+        rows = np.empty(count, "int32")
+        filled = 0
+        while filled < count:
+            some = self._from(position + filled)[: count - filled]
+            rows[filled : filled + some.size] = some
+            filled += some.size
+        return rows
+
+
+def _stored_at_random(name: str, table: Any) -> None:
+    """Refuse a long table whose rows change from block to block more than by chance.
+
+    Batches come from one block at a time. A mean that moves by a thirtieth of the
+    standard deviation counts; in rows of random order it moves by a tenth of that.
+    """
+    sums, squares = [], 0.0
+    for start in range(0, len(table) - BLOCK // 2, BLOCK):
+        block = np.asarray(table[start : start + BLOCK], float)
+        block = block.reshape(len(block), -1)
+        sums.append(block.mean(axis=0))
+        squares = squares + (block**2).mean(axis=0)
+    means, squares = np.array(sums), squares / len(sums)
+    spread = squares - means.mean(axis=0) ** 2
+    share = means.var(axis=0) / np.where(spread > 0, spread, np.inf)
+    if (share > 1e-3).any():
+        column = int(share.argmax())
+        raise ValueError(
+            f"{name}: expected rows in random order, got a table whose column {column} "
+            f"drifts (means of blocks of {BLOCK:,} rows go from "
+            f"{means[:, column].min():.4g} to {means[:, column].max():.4g}); shuffle "
+            "all tables alike once, before the fit"
+        )
+
+
+class AllRows:
+    """Every step gets all of the data."""
+
+    num_rows = batch_rows = problem = None
+    most = least = STEPS
+
+    def __init__(self, arguments: tuple):
+        self.first = arguments
+        arrays, rest = take_apart(arguments)
+        self.chunk = Chunk(arrays, None, rest, (False,) * len(arrays))
+
+    def take(self, done: int, steps: int, size: int) -> tuple[int, Chunk]:
+        """Return how many steps there are data for, and the data."""
+        return steps, self.chunk
+
+
+class Tables:
+    """Every step gets some rows of each array; the arrays stay on the device."""
+
+    problem = None
+    least = 1
+
+    def __init__(self, arguments: tuple, batch_rows: int, rng_key: jax.Array):
+        arrays, rest = take_apart(arguments)
+        varies = tuple(bool(array.ndim) for array in arrays)
+        lengths = sorted({len(array) for array in arrays if array.ndim})
+        if len(lengths) != 1:
+            raise ValueError(
+                "batch_size: expected arrays with the same number of rows as arguments "
+                f"of the model, got {lengths or 'no array'}"
+            )
+        self.num_rows, self.batch_rows = lengths[0], batch_rows
+        if batch_rows > self.num_rows:
+            raise ValueError(
+                f"batch_size: expected at most the {self.num_rows} rows, "
+                f"got {batch_rows}"
+            )
+        if self.num_rows > BLOCK:
+            for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
+                if _validate.is_array(leaf) and leaf.ndim:
+                    at = jax.tree_util.keystr(path[2:])
+                    which = path[1].idx if path[0].idx == 0 else path[1].key
+                    name = f"model argument {which}" if path[0].idx == 0 else which
+                    _stored_at_random(f"{name}{at}", leaf)
+        self.order = RowOrder(rng_key, self.num_rows)
+        self.chunk = Chunk(list(map(jnp.asarray, arrays)), None, rest, varies)
+        start = self.order.take(0, batch_rows)
+        some = [
+            array[start] if vary else array
+            for array, vary in zip(self.chunk.arrays, varies, strict=True)
+        ]
+        self.first = put_together(some, rest)
+        self.most = max(1, min(BATCHES, ROWS // batch_rows))
+
+    def take(self, done: int, steps: int, size: int) -> tuple[int, Chunk]:
+        """Return how many steps there are data for, and the data."""
+        rows = np.zeros((size, self.batch_rows), "int32")
+        count = steps * self.batch_rows
+        rows.reshape(-1)[:count] = self.order.take(done * self.batch_rows, count)
+        return steps, self.chunk._replace(rows=rows)
+
+
+class Stream:
+    """Every step gets the next batch of an iterator, by way of the host.
+
+    Several batches go to the device in one piece. What is wrong with one of them waits
+    in `problem`, as words and an exception or None, until the steps before it are done.
+    """
+
+    problem = None
+    least = 1
+
+    def __init__(
+        self,
+        batches: Iterable | Callable[[int], Iterable],
+        num_rows: int,
+        kwargs: dict,
+        done: int,
+    ):
+        self.num_rows, self.kwargs = num_rows, kwargs
+        self.batches = self._started(batches, done)
+        self.shapes = None
+        self.held = self._next(done)
+        if self.held is None:
+            return
+        arrays, self.rest, self.varies = self.held
+        self.first = put_together(arrays, self.rest)
+        self.shapes = [(array.shape, array.dtype) for array in arrays]
+        moving = [a for a, v in zip(arrays, self.varies, strict=True) if v and a.ndim]
+        self.batch_rows = len(moving[0]) if moving else None
+        size = sum(array.nbytes for array in moving)
+        self.most = max(1, min(BATCHES, BYTES // max(size, 1)))
+
+    @staticmethod
+    def _started(batches: Iterable | Callable, done: int) -> Iterator:
+        if callable(batches):
+            return iter(batches(done))
+        batches = iter(batches)
+        for _ in range(done):
+            next(batches, None)
+        return batches
+
+    def _next(self, done: int) -> tuple | None:
+        """Return the next batch taken apart, or None where there is a problem."""
+        try:
+            batch = next(self.batches)
+        except StopIteration:
+            self.problem = f"batches: ended before step {done + 1}", None
+            return None
+        except Exception as error:  # whatever the reader of the data may raise
+            what = f"{type(error).__name__}: {error}"
+            self.problem = f"batches: raised {what} at step {done + 1}", error
+            return None
+        try:
+            return self._taken_apart(batch)
+        except (TypeError, ValueError) as error:
+            self.problem = f"batches: at step {done + 1}, {error}", error
+            return None
+
+    def _taken_apart(self, batch: Any) -> tuple[list, tuple, tuple[bool, ...]]:
+        if isinstance(batch, dict):
+            args, named = (), batch
+        else:
+            args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+            named = {}
+        _validate.model_arguments(args, named)
+        if both := sorted(named.keys() & self.kwargs.keys()):
+            raise ValueError(f"expected {both} in batches or in the call, got both")
+        arrays, rest = take_apart((args, named | self.kwargs))
+        marks = (
+            jax.tree.map(_validate.is_array, (args, named)),
+            jax.tree.map(lambda leaf: False, self.kwargs),
+        )
+        (args, named), kept = marks
+        kinds = jax.tree.leaves((args, named | kept))
+        full = put_together(arrays, rest)
+        varies = tuple(
+            kind
+            for kind, leaf in zip(kinds, jax.tree.leaves(full), strict=True)
+            if _validate.is_array(leaf)
+        )
+        if self.shapes is not None:
+            shapes = [(array.shape, array.dtype) for array in arrays]
+            if shapes != self.shapes or rest != self.rest:
+                raise ValueError(
+                    f"expected arrays like those of the first batch, {self.shapes}, "
+                    f"got {shapes}"
+                )
+        return arrays, rest, varies
+
+    def take(self, done: int, steps: int, size: int) -> tuple[int, Chunk]:
+        """Return how many steps there are data for, and the data."""
+        batches = []
+        while self.problem is None and len(batches) < steps:
+            batch = self.held or self._next(done + len(batches))
+            self.held = None
+            if batch is not None:
+                batches.append(batch[0])
+        if not batches:
+            return 0, None
+        arrays = []
+        for parts, varies in zip(zip(*batches, strict=True), self.varies, strict=True):
+            if varies:
+                whole = np.empty((size, *parts[0].shape), parts[0].dtype)
+                np.stack(parts, out=whole[: len(parts)])
+                arrays.append(jax.device_put(whole))
+            else:
+                arrays.append(parts[0])
+        return len(batches), Chunk(arrays, None, self.rest, self.varies)
