@@ -44,6 +44,7 @@ from helpers.training import FitResult, fit
 HERE = Path(__file__).parent
 STEPS = 500
 INPUTS = 10
+ROUNDS = 4
 LONG = 2**18  # floats in a long message
 # Links to reckon with on paper: seconds per message, bytes per second. Assumptions.
 LINKS = {
@@ -60,7 +61,7 @@ def logistic(x, y=None):
         numpyro.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
 
 
-def network(x, y=None, width=2048):
+def network(x, y=None, width=1024):
     """One wide layer of tanh units. Its width is the first axis of all weights.
 
     NumPyro sums log densities over flattened axes. Where the axis that is split comes
@@ -98,7 +99,7 @@ class Problem:
 
 def problems(quick: bool = False) -> dict[str, Problem]:
     """Return the two problems, small ones for a quick run."""
-    rows, few, width = (4_096, 64, 64) if quick else (65_536, 512, 2_048)
+    rows, few, width = (4_096, 64, 64) if quick else (65_536, 512, 1_024)
     return {
         "logistic": Problem(logistic, rows),
         "network": Problem(network, few, {"width": width}),
@@ -305,7 +306,9 @@ def link(devices: int, short: float, long: float) -> dict[str, float]:
     }
 
 
-def costs(placed: dict[str, Placed], rounds: int) -> dict[str, dict[str, Any]]:
+def costs(
+    placed: dict[str, Placed], results: dict[str, FitResult], rounds: int
+) -> dict[str, dict[str, Any]]:
     """Say of each fit what is sent at each step, what that should cost, and does.
 
     All are timed in turns, so that none has a better hour than another. The quickest
@@ -313,7 +316,7 @@ def costs(placed: dict[str, Placed], rounds: int) -> dict[str, dict[str, Any]]:
     """
     timers, facts = {}, {}
     for name, fitted in placed.items():
-        result = fitted.fit()
+        result = results[name]
         timers[name, "fit"] = lambda fitted=fitted: 1 / fitted.fit().steps_per_second
         leaves = jax.tree.leaves(result.params)
         here = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
@@ -357,13 +360,15 @@ def worker(devices: int, quick: bool, losses_only: bool, out: Path) -> None:
     for name, problem in problems(quick).items():
         if devices == 1 or not losses_only:
             placed[f"{name}/one"] = on_one_device(problem)
-        if devices > 1:
+        if devices > 1 and not (losses_only and problem.constants):
             placed[f"{name}/rows"] = split_rows(problem)
         if devices > 1 and problem.constants:
             placed[f"{name}/width"] = split_width(problem)
-    losses = {name: fitted.fit().losses for name, fitted in placed.items()}
+    results = {name: fitted.fit() for name, fitted in placed.items()}
+    losses = {name: result.losses for name, result in results.items()}
     np.savez(out / "losses.npz", **losses)
-    facts = {} if losses_only else costs(placed, rounds=1 if quick else 8)
+    rounds = 1 if quick else ROUNDS
+    facts = {} if losses_only else costs(placed, results, rounds)
     if devices == 1 and not losses_only:
         many = Problem(logistic, 8_192 if quick else 2**20)
         rate = on_one_device(many).fit(steps=40).steps_per_second
@@ -453,7 +458,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small data, one round")
     parser.add_argument("--devices", type=int, help="fit in this process on so many")
-    parser.add_argument("--losses-only", action="store_true", help="nothing is timed")
+    parser.add_argument("--losses-only", action="store_true", help="the fewest fits")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     if options.devices:

@@ -58,9 +58,10 @@ def worker(rank: int, count: int, port: int, rounds: int, rows: int, out: Path) 
             f"127.0.0.1:{port}", count, rank, initialization_timeout=60
         )
         placed = split_over_processes(problem)
-    losses = placed.fit().losses
-    facts = devices.costs({"logistic": placed}, rounds)["logistic"] if rounds else {}
-    np.save(out / f"losses-{rank}.npy", losses)
+    result, facts = placed.fit(), {}
+    if rounds:
+        facts = devices.costs({"fit": placed}, {"fit": result}, rounds)["fit"]
+    np.save(out / f"losses-{rank}.npy", result.losses)
     (out / f"facts-{rank}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--worker", type=int, help="be the process of this number")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=devices.ROUNDS)
     parser.add_argument("--rows", type=int, default=65_536)
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()

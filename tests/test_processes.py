@@ -1,7 +1,6 @@
 """A fit over devices and over processes has the losses of one device."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -37,21 +36,17 @@ def test_two_processes_have_the_losses_of_one(one_device):
     both, _ = processes.run(2, rows=ROWS, timeout=120)
     assert len(both) == 2
     assert all(equal(each, losses["logistic"]) for each in both)
-    # It could be otherwise: other draws, or the rows of one process alone.
+    # It could be otherwise: with other draws it is.
     others = placed["logistic"].fit(seed=2).losses
-    half = devices.on_one_device(devices.problems(quick=True)["logistic"])
-    half.arrays = tuple(array[: ROWS // 2] for array in half.arrays)
     assert not equal(others, losses["logistic"])
-    assert not equal(half.fit().losses, losses["logistic"])
 
 
 def test_eight_devices_have_the_losses_of_one(one_device):
     _, losses = one_device
     eight, _ = devices.run_worker(8, quick=True, losses_only=True)
-    assert set(eight) == {"logistic/rows", "network/rows", "network/width"}
+    assert set(eight) == {"logistic/rows", "network/width"}
     for name, each in eight.items():
         assert equal(each, losses[name.split("/")[0]]), name
-    assert not equal(eight["network/rows"], losses["logistic"])
 
 
 def test_a_process_that_fails_is_shown_with_what_all_printed():
@@ -118,11 +113,3 @@ def test_stored_results_reach_what_they_must(name):
     assert facts["steps"] == 500
     fits = facts["eight_devices"].values() if name == "devices" else [facts]
     assert all(fit["max_relative_difference"] < 1e-4 for fit in fits)
-
-
-def test_the_scripts_explain_themselves():
-    for name in ("devices", "processes"):
-        script = FOLDER / f"{name}.py"
-        command = [sys.executable, str(script), "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "--quick" in done.stdout
