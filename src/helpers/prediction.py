@@ -1,28 +1,46 @@
-"""How well a fitted guide predicts data that it has not seen."""
+"""What a fitted guide predicts for data that it has not seen, and how well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.autoguide import AutoGuide
+from numpyro.primitives import Messenger
 
 from helpers import _validate
 from helpers._arguments import put_together, take_apart
 
+BLOCK = 4_096  # rows that share a key: the unit of batches of rows
+ELEMENTS = 2**22  # draws times rows that are computed at once, by default
 
-def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax.Array:
-    """Return the log density of each observation, from the traces of one draw."""
-    sites = drawn | scored
-    unknown = [
+
+def _refuse_missing(params: dict, sites: dict) -> None:
+    """Refuse parameters that lack some; initial values would be used in silence."""
+    missing = [
         name
         for name, at in sites.items()
         if at["type"] == "param" and name not in params and jax.tree.leaves(at["value"])
     ]
-    if unknown:  # their initial values would be used in silence
-        raise ValueError(f"params: expected {unknown} too, got {list(params)}")
+    if missing:
+        raise ValueError(f"params: expected {missing} too, got {list(params)}")
+
+
+def _refuse_new(guide: Callable) -> None:
+    """Refuse an autoguide that would be initialized in compiled code."""
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        name = type(guide).__name__
+        raise ValueError(f"guide: expected one used in a fit, got a new {name}")
+
+
+def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax.Array:
+    """Return the log density of each observation, from the traces of one draw."""
+    _refuse_missing(params, drawn | scored)
     samples = {name: at for name, at in scored.items() if at["type"] == "sample"}
     open_sites = [
         name
@@ -115,10 +133,276 @@ def log_predictive_density(
         return (jax.nn.logsumexp(logs, axis=0) - jnp.log(num_draws)).mean()
 
     def evaluate(arrays, params, rng_key):
-        # Initialized in here, it would hold on to tracers.
-        if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
-            name = type(guide).__name__
-            raise ValueError(f"guide: expected one used in a fit, got a new {name}")
+        _refuse_new(guide)
         return density(arrays, params, rng_key)
 
     return jax.tree_util.Partial(evaluate, arrays)
+
+
+class _Keyed(Messenger):
+    """Give each site its key: one of the block of rows, or of the draw for all rows.
+
+    So what rows share is the same in all blocks of one draw, and their noise is not.
+    """
+
+    def __init__(self, fn, draw_key, block_key, with_rows):
+        super().__init__(fn)
+        self.draw_key, self.block_key = draw_key, block_key
+        self.with_rows, self.count = with_rows, 0
+
+    def process_message(self, msg):
+        """Fill in the key of a site that wants one."""
+        if msg["type"] not in ("sample", "plate", "prng_key", "control_flow"):
+            return
+        if msg["kwargs"].get("rng_key") is not None or msg["value"] is not None:
+            return
+        own = msg["name"] in self.with_rows
+        self.count += 1
+        key = self.block_key if own else self.draw_key
+        msg["kwargs"]["rng_key"] = jax.random.fold_in(key, self.count)
+
+
+def _draw(model, guide, params, draw_key, block_key, with_rows, arguments):
+    """Return the sites of one draw of the guide and of the model given that."""
+    args, kwargs = arguments
+    keys = zip(jax.random.split(draw_key), jax.random.split(block_key), strict=True)
+    guide_keys, model_keys = keys
+    drawing = _Keyed(substitute(guide, data=params), *guide_keys, with_rows)
+    drawn = trace(drawing).get_trace(*args, **kwargs)
+    latent = {name: at for name, at in drawn.items() if at["type"] == "sample"}
+    given = replay(substitute(model, data=params), latent)
+    sites = trace(_Keyed(given, *model_keys, with_rows)).get_trace(*args, **kwargs)
+    _refuse_missing(params, drawn | sites)
+    return {
+        name: at["value"]
+        for name, at in (drawn | sites).items()
+        if at["type"] in ("sample", "deterministic")
+        and not isinstance(at.get("fn"), dist.Unit)
+    }
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    """What compiled code is looked up by: model, guide, constants, and sites."""
+
+    model: Callable
+    guide: Callable
+    rest: tuple
+    varies: tuple[bool, ...]
+    with_rows: frozenset = frozenset()
+    sites: tuple[str, ...] = ()
+
+    def draw(self, params, draw_key, block_key, arrays):
+        """Return the sites of one draw, for one block of rows."""
+        arguments = put_together(arrays, self.rest)
+        keys = draw_key, block_key
+        return _draw(self.model, self.guide, params, *keys, self.with_rows, arguments)
+
+    def shapes(self, params, arrays, rows):
+        """Return the shapes of all sites with so many rows."""
+        structs = [
+            jax.ShapeDtypeStruct((rows, *a.shape[1:]) if v else a.shape, a.dtype)
+            for a, v in zip(arrays, self.varies, strict=True)
+        ]
+        key = jax.random.key(0)
+        found = jax.eval_shape(self.draw, params, key, key, structs)
+        return {name: value.shape for name, value in found.items()}
+
+
+@partial(jax.jit, static_argnames="predictor")
+def _predicted(predictor, params, draw_keys, numbers, moving, fixed):
+    """Return the sites for each draw and row, block of rows after block."""
+
+    def block(inputs):
+        number, some = inputs
+        some, constant = iter(some), iter(fixed)
+        arrays = [next(some if varies else constant) for varies in predictor.varies]
+
+        def one(rng_key):
+            draw_key, block_key = jax.random.split(rng_key)
+            block_key = jax.random.fold_in(block_key, number)
+            found = predictor.draw(params, draw_key, block_key, arrays)
+            return {name: found[name] for name in predictor.sites}
+
+        return jax.vmap(one)(draw_keys)
+
+    found = jax.lax.map(block, (numbers, moving))
+    return {
+        name: jnp.moveaxis(value, 0, 1).reshape(len(draw_keys), -1, *value.shape[3:])
+        for name, value in found.items()
+    }
+
+
+def _padded(array: Any, start: int, blocks: int, block: int) -> np.ndarray:
+    """Return rows of a table in blocks, the last row again where there are no more."""
+    rows = np.asarray(array[start : start + blocks * block])
+    missing = blocks * block - len(rows)
+    if missing:
+        rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+    return rows.reshape(blocks, block, *rows.shape[1:])
+
+
+def predictions(
+    rng_key: jax.Array,
+    model: Callable,
+    guide: Callable,
+    params: dict[str, Any],
+    num_draws: int,
+    *model_args: Any,
+    sites: list[str] | None = None,
+    draw_batch: int | None = None,
+    row_batch: int | None = None,
+    **model_kwargs: Any,
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Draw from the posterior predictive, some rows at a time.
+
+    The same as `predict`, for more rows than fit in memory: it needs memory for
+    ``num_draws * row_batch`` numbers of each site, however many rows there are.
+
+    Yields
+    ------
+    slice, dict
+        Which rows, and for each site an array of shape (num_draws, rows, ...).
+    """
+    _validate.key("rng_key", rng_key)
+    for name, value in (("model", model), ("guide", guide)):
+        if not callable(value):
+            raise TypeError(f"{name}: expected a callable, got {type(value).__name__}")
+    if not isinstance(params, dict):
+        raise TypeError(f"params: expected a dictionary, got {type(params).__name__}")
+    num_draws = _validate.positive_int("num_draws", num_draws)
+    if not (sites is None or isinstance(sites, list | tuple)):
+        raise TypeError(f"sites: expected a list of names, got {sites!r}")
+    _refuse_new(guide)
+    arrays, rest = take_apart((model_args, model_kwargs))
+    varies = tuple(bool(array.ndim) for array in arrays)
+    lengths = {len(array) for array in arrays if array.ndim}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            "model arguments: expected arrays with the same number of rows, at least "
+            f"one, got {sorted(lengths)}"
+        )
+    num_rows = lengths.pop()
+    block = min(BLOCK, num_rows)
+    row_batch = _validate.positive_int(
+        "row_batch", 4 * block if row_batch is None else row_batch
+    )
+    blocks = min(-(-row_batch // block), -(-num_rows // block))
+    if draw_batch is None:
+        draw_batch = max(1, ELEMENTS // (blocks * block))
+    draw_batch = min(_validate.positive_int("draw_batch", draw_batch), num_draws)
+
+    predictor = _Predictor(model, guide, rest, varies)
+    # Sites with rows are those whose shape changes with the number of rows.
+    few, more = (predictor.shapes(params, arrays, block + i) for i in (0, 1))
+    with_rows = [name for name in few if few[name] != more[name]]
+    chosen = with_rows if sites is None else list(sites)
+    if not chosen or not set(chosen) <= set(with_rows):
+        raise ValueError(
+            f"sites: expected some of {with_rows}, which have a value for each row, "
+            f"got {chosen}"
+        )
+    moved = [name for name in chosen if few[name][:1] != (block,)]
+    if moved:
+        raise ValueError(
+            f"sites: expected rows on the first axis, got {moved} of shape "
+            f"{[few[name] for name in moved]} for {block} rows"
+        )
+    predictor = replace(predictor, with_rows=frozenset(with_rows), sites=tuple(chosen))
+    keys = jax.random.split(rng_key, num_draws)
+    fixed = [a for a, v in zip(arrays, varies, strict=True) if not v]
+
+    def some_rows(start):
+        moving = [
+            _padded(array, start, blocks, block)
+            for array, vary in zip(arrays, varies, strict=True)
+            if vary
+        ]
+        numbers = np.arange(start // block, start // block + blocks, dtype="uint32")
+        rows = slice(start, min(start + blocks * block, num_rows))
+        _validate.model_arguments((), {f"rows {rows.start} on": moving})
+        found = {name: [] for name in chosen}
+        for first in range(0, num_draws, draw_batch):
+            # The last keys again where there are no more: one shape, one compilation.
+            which = np.minimum(np.arange(first, first + draw_batch), num_draws - 1)
+            new = _predicted(predictor, params, keys[which], numbers, moving, fixed)
+            for name in chosen:
+                part = np.asarray(new[name])[: num_draws - first]
+                found[name].append(part[:, : rows.stop - rows.start])
+        return rows, {n: np.concatenate(parts) for n, parts in found.items()}
+
+    return map(some_rows, range(0, num_rows, blocks * block))
+
+
+def predict(
+    rng_key: jax.Array,
+    model: Callable,
+    guide: Callable,
+    params: dict[str, Any],
+    num_draws: int,
+    *model_args: Any,
+    summary: Callable[[np.ndarray], np.ndarray] | None = None,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """Draw from the posterior predictive, in batches of draws and rows.
+
+    The numbers do not depend on the batches. What rows share, such as coefficients, is
+    the same for all rows of a draw; noise and unknowns of single rows are not.
+
+    Parameters
+    ----------
+    rng_key : jax.Array
+        One key from `jax.random.key`.
+    model, guide : callable
+        NumPyro model and guide; an autoguide must have been used in a fit.
+    params : dict
+        Variational parameters, as `fit` returns them.
+    num_draws : int
+        Number of draws.
+    *model_args
+        What model and guide are called with, without the data to predict. All arrays
+        with a dimension have the same rows; memory maps are read batch by batch.
+    summary : callable, optional
+        Function of the array of draws of some rows, of shape (num_draws, rows, ...),
+        that returns one whose first axis is rows: ``lambda p: p.mean(axis=0)``.
+    **options
+        Keyword arguments of the model, and
+
+        sites : list of str, optional
+            Sites to return; those with a value for each row by default.
+        draw_batch, row_batch : int, optional
+            How many to compute at once. Rows come in blocks of 4,096.
+
+    Returns
+    -------
+    dict
+        For each site an array of shape (num_draws, rows, ...), or the summaries, of
+        shape (rows, ...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of the wrong kind, parameters that are missing, arrays without a
+        common number of rows, NaN in a row.
+
+    Notes
+    -----
+    For each draw of the guide one draw of the model given it, as
+    `numpyro.infer.Predictive` does. `predictions` gives the batches one by one.
+    """
+    if not (summary is None or callable(summary)):
+        raise TypeError(f"summary: expected a callable, got {type(summary).__name__}")
+    found: dict[str, list] = {}
+    inputs = rng_key, model, guide, params, num_draws
+    for rows, batch in predictions(*inputs, *model_args, **options):
+        for name, draws in batch.items():
+            if summary is not None:
+                draws = np.asarray(summary(draws))
+                if draws.shape[:1] != (rows.stop - rows.start,):
+                    raise ValueError(
+                        f"summary: expected {rows.stop - rows.start} rows on the first "
+                        f"axis, got shape {draws.shape}"
+                    )
+            found.setdefault(name, []).append(draws)
+    axis = 1 if summary is None else 0
+    return {name: np.concatenate(parts, axis=axis) for name, parts in found.items()}

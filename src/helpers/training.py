@@ -19,6 +19,8 @@ from helpers._results import NonFiniteLossError as NonFiniteLossError
 from helpers._results import StoppedFitError as StoppedFitError
 from helpers._run import FOREVER, Look, Run
 from helpers.prediction import log_predictive_density as log_predictive_density
+from helpers.prediction import predict as predict
+from helpers.prediction import predictions as predictions
 
 
 def _checked_evaluation(svi, evaluate, params, rng_key) -> jax.tree_util.Partial:

@@ -1,0 +1,358 @@
+"""Checkpoints: a run that was broken off goes on to the same bits, or says why not."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
+
+from helpers import _checkpoints, training
+from helpers.training import CheckpointError, NonFiniteLossError
+
+KEY = jax.random.key(21)
+N = 60
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(N, 2)).astype("float32")
+Y = (X @ np.array([1.0, -2.0]) + RNG.normal(size=N)).astype("float32")
+STEPS = 50
+fit = partial(training.fit, progress_bar=False)
+
+
+def model(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(x @ w, 1), obs=y)
+
+
+def make_svi(model=model, optimizer=None):
+    optimizer = optimizer or optax.adam(0.02)
+    return SVI(model, AutoNormal(model), optimizer, Trace_ELBO())
+
+
+def score(params, key):
+    return -((params["w_auto_loc"] - jnp.array([1.0, -2.0])) ** 2).sum()
+
+
+def batches(first_step):
+    for step in range(first_step, STEPS):
+        rows = np.random.default_rng(step).integers(0, N, 10)
+        yield X[rows], Y[rows]
+
+
+WAYS = {
+    "all rows": ((X, Y), {}),
+    "evaluated": ((X, Y), {"evaluate": score, "evaluate_every": 4}),
+    "tables": ((X, Y), {"batch_size": 7, "size": N}),
+    "stream": ((), {"batches": batches, "num_rows": N, "size": N}),
+    "iterator": ((), {"batches": None, "num_rows": N, "size": N}),
+}
+
+
+def run(way, svi=None, num_steps=STEPS, **options):
+    args, call = WAYS[way]
+    if way == "iterator":
+        call = call | {"batches": batches(0)}
+    return fit(KEY, svi or make_svi(), num_steps, *args, **call | options)
+
+
+def assert_same_run(left, right):
+    for name in ("params", "state", "best_params"):
+        leaves = [jax.tree.leaves(getattr(r, name)) for r in (left, right)]
+        assert len(leaves[0]) == len(leaves[1])
+        for one, other in zip(*leaves, strict=True):
+            assert jnp.array_equal(one, other), name
+    np.testing.assert_array_equal(left.losses, right.losses)
+    np.testing.assert_array_equal(left.evaluations, right.evaluations)
+    assert (left.steps, left.stopped) == (right.steps, right.stopped)
+    assert left.best_step == right.best_step
+
+
+class Stop(Exception):
+    """As if the power went."""
+
+
+def break_off(monkeypatch, after):
+    """Make the run die when it has written so many checkpoints."""
+    written, write = [], _checkpoints._write
+
+    def counted(*args, **kwargs):
+        write(*args, **kwargs)
+        written.append(1)
+        if len(written) == after:
+            raise Stop
+
+    monkeypatch.setattr(_checkpoints, "_write", counted)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("way", WAYS)
+def test_resumed_run_is_the_same_run(monkeypatch, tmp_path, way, after):
+    whole = run(way)
+    path = tmp_path / "run.npz"
+    keep = {"checkpoint": path, "checkpoint_every": 9}
+    with monkeypatch.context() as patch:
+        break_off(patch, after)
+        with pytest.raises(Stop):
+            run(way, **keep)
+    assert os.listdir(tmp_path) == ["run.npz"]
+    with np.load(path) as stored:
+        assert int(stored["done"]) == 9 * after
+    # By other objects, as in another process.
+    assert_same_run(run(way, **keep), whole)
+    # And once more, when there is nothing left to do.
+    assert_same_run(run(way, **keep), whole)
+    assert os.listdir(tmp_path) == ["run.npz"]
+
+
+def test_checkpoints_change_nothing_and_take_the_default_interval(tmp_path):
+    path = str(tmp_path / "run.npz")
+    assert_same_run(run("evaluated", checkpoint=path), run("evaluated"))
+    with np.load(path) as stored:
+        assert int(stored["done"]) == STEPS
+
+
+def test_more_steps_go_on_from_a_finished_run(tmp_path):
+    path = tmp_path / "run.npz"
+    short = run("tables", num_steps=20, checkpoint=path)
+    assert short.steps == 20
+    assert_same_run(run("tables", checkpoint=path), run("tables"))
+    with pytest.raises(ValueError, match="has 50 steps, more than the 20 asked for"):
+        run("tables", num_steps=20, checkpoint=path)
+
+
+def test_patience_is_kept(tmp_path):
+    path = tmp_path / "run.npz"
+    options = {"evaluate": lambda params, key: 0.0 * params["w_auto_loc"][0]}
+    options |= {"evaluate_every": 2, "patience": 3}
+    whole = run("all rows", **options)
+    assert whole.stopped == "no improvement in 3 evaluations"
+    keep = {"checkpoint": path, "checkpoint_every": 3}
+    assert_same_run(run("all rows", **options, **keep), whole)
+    assert_same_run(run("all rows", **options, **keep), whole)
+    later = run("all rows", **options | {"patience": 5}, **keep)
+    assert_same_run(later, run("all rows", **options | {"patience": 5}))
+
+
+def test_interrupted_run_keeps_a_checkpoint(tmp_path):
+    def interrupted(first_step):
+        for step, batch in enumerate(batches(first_step), first_step):
+            if step == 30 and not os.environ.get("GO_ON"):
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    keep = {"checkpoint": tmp_path / "run.npz", "chunk_size": 5}
+    first = run("stream", batches=interrupted, **keep)
+    assert first.stopped == "interrupted"
+    with np.load(keep["checkpoint"]) as stored:
+        assert int(stored["done"]) == first.steps > 0
+    assert_same_run(run("stream", **keep), run("stream"))
+
+
+def test_a_stream_that_breaks_keeps_a_checkpoint(tmp_path):
+    path = tmp_path / "run.npz"
+    short = (batch for batch, _ in zip(batches(0), range(33), strict=False))
+    with pytest.raises(training.BatchError, match="ended before step 34"):
+        run("stream", batches=short, checkpoint=path)
+    assert_same_run(run("stream", checkpoint=path), run("stream"))
+
+
+CHILD = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from test_helpers_checkpoints import fit, KEY, X, Y, N, make_svi
+fit(KEY, make_svi(), 10**9, X, Y, batch_size=7, size=N, checkpoint=sys.argv[1],
+    checkpoint_every=500)
+"""
+
+
+def test_kill_at_a_random_moment(tmp_path):
+    """A real process, a real ``kill -9``, and the bits of a run without a break."""
+    path = tmp_path / "run.npz"
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", CHILD, str(path), here]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(1_200):
+            if path.exists() or child.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert path.exists(), child.communicate(timeout=10)[1][-2_000:]
+        time.sleep(np.random.default_rng().uniform(0.1, 0.6))
+    finally:
+        child.kill()
+        child.wait()
+    with np.load(path) as stored:
+        done = int(stored["done"])
+    assert done % 500 == 0
+    call = {"batch_size": 7, "size": N}
+    resumed = fit(KEY, make_svi(), done + 700, X, Y, **call, checkpoint=path)
+    whole = fit(KEY, make_svi(), done + 700, X, Y, **call)
+    assert_same_run(resumed, whole)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 0.5, 0.99, -1])
+def test_truncated_checkpoint(tmp_path, cut):
+    path = tmp_path / "run.npz"
+    run("all rows", num_steps=10, checkpoint=path)
+    data = path.read_bytes()
+    size = int(len(data) * cut) if isinstance(cut, float) else cut
+    path.write_bytes(data[:size])
+    with pytest.raises(ValueError, match="checkpoint: expected a complete checkpoint"):
+        run("all rows", checkpoint=path)
+    assert path.read_bytes() == data[:size]
+
+
+def test_damaged_checkpoint(tmp_path):
+    path = tmp_path / "run.npz"
+    run("all rows", num_steps=10, checkpoint=path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"losses.npy") + 200
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="checkpoint: expected a complete checkpoint"):
+        run("all rows", checkpoint=path)
+
+
+def test_other_files(tmp_path):
+    path = tmp_path / "run.npz"
+    for write in (
+        lambda: path.write_text("my thesis"),
+        lambda: np.savez(path, x=X),
+        lambda: np.save(path.open("wb"), X),
+    ):
+        write()
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="got another or a damaged file"):
+            run("all rows", checkpoint=path)
+        assert path.read_bytes() == before
+    with pytest.raises(IsADirectoryError):
+        run("all rows", checkpoint=tmp_path)
+    with pytest.raises(FileNotFoundError, match="checkpoint: expected an existing fol"):
+        run("all rows", checkpoint=tmp_path / "nowhere" / "run.npz")
+
+
+def wider(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(x @ w, sigma), obs=y)
+
+
+FOREIGN = {
+    "key": lambda keep: fit(jax.random.key(1), make_svi(), 50, X, Y, **keep),
+    "data": lambda keep: fit(KEY, make_svi(), 50, X, Y + 1, **keep),
+    "batch": lambda keep: fit(KEY, make_svi(), 50, X, Y, batch_size=7, size=N, **keep),
+    "evaluation": lambda keep: run("evaluated", **keep),
+    "model": lambda keep: run("all rows", svi=make_svi(wider), **keep),
+    "optimizer": lambda keep: run(
+        "all rows", svi=make_svi(optimizer=optax.sgd(0.1)), **keep
+    ),
+}
+
+
+@pytest.mark.parametrize("other", FOREIGN)
+def test_foreign_checkpoint(tmp_path, other):
+    keep = {"checkpoint": tmp_path / "run.npz"}
+    run("all rows", num_steps=10, **keep)
+    before = keep["checkpoint"].read_bytes()
+    with pytest.raises(ValueError, match=r"run\.npz belongs to another run"):
+        FOREIGN[other](keep)
+    assert keep["checkpoint"].read_bytes() == before
+
+
+@pytest.fixture
+def small_files():
+    """Let no file grow: writing fails for real, as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_full_disk(tmp_path, small_files):
+    path = tmp_path / "run.npz"
+    run("all rows", num_steps=10, checkpoint=path)
+    before = path.read_bytes()
+    small_files(100)
+    with pytest.raises(CheckpointError, match="could not be written") as caught:
+        run("all rows", checkpoint=path, checkpoint_every=20)
+    small_files(resource.RLIM_INFINITY)
+    assert caught.value.__cause__.errno == errno.EFBIG
+    kept = caught.value.result
+    assert kept.steps == 20
+    np.testing.assert_array_equal(kept.losses, run("all rows", num_steps=20).losses)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["run.npz"]
+    assert_same_run(run("all rows", checkpoint=path), run("all rows"))
+
+
+TORN = """
+import os, pathlib, sys
+import numpy as np
+from helpers import _checkpoints
+
+def torn(file, **arrays):
+    file.write(b"PK" + bytes(300))
+    file.flush()
+    os._exit(9)
+
+np.savez = torn
+_checkpoints._write(pathlib.Path(sys.argv[1]), x=np.zeros(3))
+"""
+
+
+def test_crash_while_a_checkpoint_is_written(tmp_path):
+    """The new file is there in part; the old one counts."""
+    path = tmp_path / "run.npz"
+    run("all rows", num_steps=10, checkpoint=path)
+    before = path.read_bytes()
+
+    child = subprocess.run([sys.executable, "-c", TORN, str(path)], check=False)
+    assert child.returncode == 9
+    assert path.read_bytes() == before
+    assert len(os.listdir(tmp_path)) == 2  # the part that nobody could clear away
+    assert_same_run(run("all rows", checkpoint=path), run("all rows"))
+
+
+def test_no_checkpoint_of_broken_parameters(tmp_path):
+    path = tmp_path / "run.npz"
+
+    def explode(count):
+        return jnp.where(count == 19, jnp.inf, 0.01)  # the twentieth update
+
+    svi = make_svi(optimizer=optax.sgd(explode))
+    with pytest.raises(NonFiniteLossError, match="step 20"):
+        run("all rows", svi=svi, checkpoint=path, checkpoint_every=10)
+    with np.load(path) as stored:
+        assert int(stored["done"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"checkpoint_every": 5}, ValueError, "checkpoint_every: .*without checkpoint"),
+        ({"checkpoint": "a", "checkpoint_every": 0}, ValueError, "every: .*least 1"),
+        ({"checkpoint": 3}, TypeError, "checkpoint: expected a path, got int"),
+    ],
+)
+def test_bad_input(change, error, message):
+    with pytest.raises(error, match=message):
+        run("all rows", **change)

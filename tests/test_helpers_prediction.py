@@ -1,0 +1,204 @@
+"""Posterior predictive draws in batches: the numbers of one batch, bounded memory."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from flax import nnx
+from numpyro.contrib.module import nnx_module
+from numpyro.infer import SVI, Predictive, Trace_ELBO
+from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+
+import bnn_model
+from helpers import prediction
+from helpers.training import fit, predict, predictions
+
+KEY = jax.random.key(31)
+N = 230
+X = np.random.default_rng(0).normal(size=(N, 2)).astype("float32")
+
+
+def model(x, y=None, noise=0.5):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        mean = numpyro.deterministic("mean", x @ w)
+        numpyro.sample("y", dist.Normal(mean, noise), obs=y)
+
+
+def guide(x, y=None, noise=0.5):
+    at = numpyro.param("at", jnp.array([1.0, -2.0]))
+    numpyro.sample("w", dist.Normal(at, 0.3).to_event(1))
+
+
+PARAMS = {"at": jnp.array([0.5, 1.5])}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(prediction, "BLOCK", 50)
+
+
+@pytest.mark.parametrize("draw_batch", [1, 7, 40, 100])
+@pytest.mark.parametrize("row_batch", [1, 50, 120, 230, 1_000])
+def test_numbers_do_not_depend_on_batches(draw_batch, row_batch):
+    whole = predict(KEY, model, guide, PARAMS, 40, X, row_batch=N, draw_batch=40)
+    found = predict(
+        KEY, model, guide, PARAMS, 40, X, row_batch=row_batch, draw_batch=draw_batch
+    )
+    assert list(found) == ["mean", "y"]
+    for name in found:
+        assert found[name].shape == (40, N)
+        np.testing.assert_array_equal(found[name], whole[name])
+
+
+def test_all_rows_of_a_draw_share_its_coefficients_and_no_noise():
+    found = predict(KEY, model, guide, PARAMS, 400, X)
+    w, *_ = np.linalg.lstsq(X, found["mean"].T)
+    np.testing.assert_allclose(X @ w, found["mean"].T, atol=1e-4)
+    np.testing.assert_allclose(w.mean(axis=1), PARAMS["at"], atol=5 * 0.3 / 20)
+    np.testing.assert_allclose(w.std(axis=1), 0.3, rtol=0.15)
+    noise = (found["y"] - found["mean"]) / 0.5
+    assert abs(noise.std() - 1) < 0.02
+    # No two numbers alike: not between draws, not between blocks of rows.
+    assert len(np.unique(noise)) > 0.99 * noise.size  # float32 repeats a few
+    for other in (np.roll(noise, 1, axis=0), np.roll(noise, 50, axis=1)):
+        assert abs((noise * other).mean()) < 5 / np.sqrt(noise.size)
+
+
+def test_as_numpyro_does():
+    found = predict(KEY, model, guide, PARAMS, 3_000, X[:5], noise=2.0)
+    expected = Predictive(model, guide=guide, params=PARAMS, num_samples=3_000)(
+        KEY, X[:5], noise=2.0
+    )
+    for name in ("mean", "y"):
+        one, other = np.asarray(found[name]), np.asarray(expected[name])
+        error = other.std(axis=0) * np.sqrt(2 / 3_000)
+        assert (abs(one.mean(axis=0) - other.mean(axis=0)) < 5 * error).all()
+        np.testing.assert_allclose(one.std(axis=0), other.std(axis=0), rtol=0.1)
+
+
+@pytest.mark.parametrize("make", [AutoMultivariateNormal])
+def test_probabilities_of_a_network(make):
+    x, y = bnn_model.make_data()[0]
+    guide = make(bnn_model.model)
+    svi = SVI(bnn_model.model, guide, optax.adam(0.01), Trace_ELBO())
+    params = fit(KEY, svi, 20, x, y, progress_bar=False).params
+    found = predict(KEY, bnn_model.model, guide, params, 9, x, sites=["p"])
+    assert list(found) == ["p"]
+    assert found["p"].shape == (9, len(x))
+    assert (found["p"].std(axis=0) > 1e-3).all()
+    parts = predict(KEY, bnn_model.model, guide, params, 9, x, sites=["p"], row_batch=1)
+    np.testing.assert_array_equal(parts["p"], found["p"])
+
+
+class Encoder(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(1, 2, rngs=rngs)
+
+    def __call__(self, y):
+        at, width = jnp.split(self.layer(y[:, None]), 2, axis=-1)
+        return at[:, 0], jnp.exp(width[:, 0])
+
+
+def local_model(y, size=None):
+    top = numpyro.sample("top", dist.Normal(0, 1))
+    with numpyro.plate("rows", size or len(y), subsample_size=len(y)):
+        z = numpyro.sample("z", dist.Normal(top, 1))
+        numpyro.sample("y", dist.Normal(z, 0.1), obs=y)
+
+
+def local_guide(y, size=None):
+    encoder = nnx_module("encoder", Encoder(nnx.Rngs(0)))
+    numpyro.sample("top", dist.Normal(numpyro.param("top_at", 0.0), 0.1))
+    with numpyro.plate("rows", size or len(y), subsample_size=len(y)):
+        numpyro.sample("z", dist.Normal(*encoder(y)))
+
+
+def test_unknowns_of_single_rows():
+    y = np.linspace(-1, 1, N).astype("float32")
+    svi = SVI(local_model, local_guide, optax.adam(0.01), Trace_ELBO())
+    params = svi.get_params(svi.init(KEY, y))
+    found = predict(KEY, local_model, local_guide, params, 300, y, sites=["z"])["z"]
+    at, width = Encoder(nnx.Rngs(0))(y)
+    noise = (found - at) / width
+    assert abs(noise.mean()) < 0.03
+    assert abs(noise.std() - 1) < 0.03
+    for shift in (1, 50):
+        other = np.roll(noise, shift, axis=1)
+        assert abs((noise * other).mean()) < 5 / np.sqrt(noise.size)
+    parts = predict(
+        KEY, local_model, local_guide, params, 300, y, sites=["z"], row_batch=1
+    )["z"]
+    np.testing.assert_array_equal(parts, found)
+
+
+def test_summaries_and_batches():
+    draws = predict(KEY, model, guide, PARAMS, 20, X)
+    mean = predict(
+        KEY, model, guide, PARAMS, 20, X, summary=lambda d: d.mean(axis=0), row_batch=60
+    )
+    np.testing.assert_allclose(mean["y"], draws["y"].mean(axis=0), rtol=1e-5)
+    ends = predict(
+        *(KEY, model, guide, PARAMS, 20, X),
+        summary=lambda d: np.quantile(d, [0.05, 0.95], axis=0).T,
+    )
+    assert ends["y"].shape == (N, 2)
+    seen = []
+    for rows, batch in predictions(KEY, model, guide, PARAMS, 20, X, row_batch=100):
+        seen.append((rows.start, rows.stop))
+        np.testing.assert_array_equal(batch["y"], draws["y"][:, rows])
+    assert seen == [(0, 100), (100, 200), (200, 230)]
+
+
+def test_a_memory_map_is_read_piece_by_piece(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    found = predict(KEY, model, guide, PARAMS, 5, mapped)
+    expected = predict(KEY, model, guide, PARAMS, 5, X)
+    np.testing.assert_array_equal(found["y"], expected["y"])
+
+
+def test_compiles_once(monkeypatch):
+    cached = prediction._predicted._cache_size
+    before = cached()
+    call = partial(predict, KEY, model, guide, PARAMS, 23, draw_batch=10, row_batch=100)
+    call(X)
+    assert cached() == before + 1
+    call(X + 1)
+    assert cached() == before + 1
+
+
+GOOD = {"rng_key": KEY, "model": model, "guide": guide, "params": PARAMS}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "message"),
+    [
+        ({"rng_key": 3}, {}, TypeError, "rng_key: expected a key"),
+        ({"model": 3}, {}, TypeError, "model: expected a callable, got int"),
+        ({"guide": None}, {}, TypeError, "guide: expected a callable, got None"),
+        ({"guide": AutoNormal(model)}, {}, ValueError, "guide: expected one used in a"),
+        ({"params": [1]}, {}, TypeError, "params: expected a dictionary, got list"),
+        ({"params": {}}, {}, ValueError, r"params: expected \['at'\] too, got \[\]"),
+        ({"num_draws": 0}, {}, ValueError, "num_draws: .*least 1"),
+        ({}, {"row_batch": 0}, ValueError, "row_batch: .*least 1"),
+        ({}, {"draw_batch": 1.5}, TypeError, "draw_batch: .*whole number"),
+        ({}, {"sites": "y"}, TypeError, "sites: expected a list of names, got 'y'"),
+        ({}, {"sites": ["w"]}, ValueError, r"sites: .*\['mean', 'y'\].* got \['w'\]"),
+        ({}, {"sites": []}, ValueError, r"sites: expected some of .* got \[\]"),
+        ({"x": X[:0]}, {}, ValueError, r"same number of rows, at least one, got \[0\]"),
+        ({}, {"y": X[:3, 0]}, ValueError, r"same number of rows.* got \[3, 230\]"),
+        ({"x": X * np.nan}, {}, ValueError, r"rows 0 on\[0\]: expected finite"),
+        ({}, {"summary": 3}, TypeError, "summary: expected a callable, got int"),
+        ({}, {"summary": np.mean}, ValueError, r"summary: expected 20\d rows .*\(\)"),
+    ],
+)
+def test_bad_input(change, options, error, message):
+    given = GOOD | {"num_draws": 4, "x": X} | change
+    with pytest.raises(error, match=message):
+        predict(*given.values(), **options)
