@@ -18,6 +18,8 @@ SCRIPTS = {
     "bnn_reference.py": "--chains=2 --warmup=50 --draws=50 --members=2",
     "loops.py": "--quick",
     "frameworks.py": "--quick --no-install",
+    "devices.py": "--quick",
+    "processes.py": "--quick",
 }
 
 
