@@ -107,7 +107,9 @@ class Run:
         self.looking = looking
         # Room for more losses than needed: other chunk sizes find the code compiled.
         self.size = max(source.least, 1 << (limit - 1).bit_length())
-        self.pace = min(FIRST, limit) if timed else limit
+        # Chunks that end with an evaluation are compiled once, those without, too.
+        first = FIRST if looking is None else max(FIRST, looking[2])
+        self.pace = min(first, limit) if timed else limit
 
     def chunks(self, look: Look) -> Iterator[tuple[_loop.Reached, _loop.Chunk]]:
         """Start chunk after chunk; the device may still be at work on them."""
@@ -150,7 +152,8 @@ class Run:
             self.began, self.counted = now, done
         elif self.clock is not None and self.timed:
             fitting = int(SECONDS * steps / (now - self.clock))
-            self.pace = max(1, min(fitting, 4 * self.pace, self.limit))
+            fewest = 1 if self.looking is None else self.looking[2]
+            self.pace = min(max(fewest, min(fitting, 4 * self.pace)), self.limit)
         self.clock = now
 
     def result(self, look: Look, stopped: str) -> FitResult:
