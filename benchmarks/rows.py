@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     first, last = map(sizes.index, compared)
     flat = {
-        kind: round(median(np.divide(steps[kind][last], steps[kind][first])), 3)
+        kind: round(float(median(np.divide(steps[kind][last], steps[kind][first]))), 3)
         for kind, (size, _) in kinds.items()
         if size
     }
