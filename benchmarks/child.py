@@ -6,6 +6,7 @@ and return what JSON can hold.
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "--as-child"
+ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # how such a line begins
 
 
 def command(script: str, name: str, **arguments: Any) -> list[str]:
@@ -29,7 +31,7 @@ def run(
 ) -> dict[str, Any]:
     """Run a function in a fresh process and return what it returned.
 
-    Of a child that failed, return under ``failed`` the last line that it wrote.
+    Of a child that failed, return under ``failed`` its signal or its error.
     """
     began = time.perf_counter()
     done = subprocess.run(
@@ -41,9 +43,10 @@ def run(
     seconds = time.perf_counter() - began
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1]) | {"process_seconds": seconds}
-    if done.returncode < 0 and not done.stderr.strip():
-        return {"failed": signal.Signals(-done.returncode).name}
-    return {"failed": (done.stderr.strip().splitlines() or ["without a word"])[-1]}
+    words = [line for line in done.stderr.splitlines() if ERROR.match(line)]
+    if done.returncode < 0:
+        words.append(signal.Signals(-done.returncode).name)
+    return {"failed": ", ".join(words[-2:]) or done.stderr[-500:]}
 
 
 def expect(script: str, name: str, **arguments: Any) -> dict[str, Any]:

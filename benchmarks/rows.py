@@ -152,7 +152,7 @@ def ladder(
 ) -> list[dict[str, Any]]:
     """Time runs to the target for each table, from half the last one's length on."""
     found, steps = [], limits.steps
-    for n, second in zip(tables, seconds, strict=True):
+    for n, second in zip(tables, seconds, strict=False):
         guess = steps, second
         found.append(time_to_target(tables[n], references[n], kind, guess, limits))
         if found[-1]["reached"]:
@@ -271,10 +271,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes, seconds, repeats = [10**k for k in range(3, 8)], 1.0, 5
     batch_sizes, particles, lengths = (256, 1_024), (1, 10), (300, 300)
     limits = Limits(keys=3, steps=500, seconds=options.budget)
+    left_out = []  # of what follows the steps
     if options.quick:
         sizes, seconds, repeats = [1_000, 4_000], 0.05, 1
         batch_sizes, particles, lengths = (256,), (1,), (100, 50)
         limits = Limits(keys=1, steps=4_000, seconds=5.0)
+        left_out = sizes[1:]
     compared = (10_000 if 10_000 in sizes else sizes[0], sizes[-1])
 
     tables, references, newtons = {}, {}, []
@@ -303,18 +305,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "full batch": step_seconds["full batch, 1 particle"],
         "minibatch": step_seconds[f"batch {batch_sizes[0]:,}, 1 particle"],
     }
+    for n in left_out:
+        del tables[n]
     reached = {
         kind: ladder(tables, references, kind, guesses[kind], limits) for kind in RATES
     }
-    followed = sizes[:1] if options.quick else sizes
-    some = {n: tables[n] for n in followed}
-    nuts = nuts_while_it_follows(some, references, lengths, options.budget / 2)
-    nuts += [None] * (len(sizes) - len(followed))
+    nuts = nuts_while_it_follows(tables, references, lengths, options.budget / 2)
     to_target = {
         kind: [each["reached"] and each["reached"]["seconds"] for each in found]
         for kind, found in reached.items()
     }
     to_target["NUTS"] = [each and each["seconds"] for each in nuts]
+    for each in (*to_target.values(), *reached.values(), nuts):
+        each += [None] * len(left_out)
     to_target["Newton"] = newtons
     one = f"{particles[0]} particle"
     small = f"batch {batch_sizes[0]:,}, {one}"
