@@ -20,14 +20,14 @@ MARK = "--as-child"
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # how such a line begins
 
 
-def command(script: str, name: str, **arguments: Any) -> list[str]:
+def command(script: str, job: str, **arguments: Any) -> list[str]:
     """Return the command line of a child."""
     path = str(Path(script).resolve())
-    return [sys.executable, path, MARK, name, json.dumps(arguments)]
+    return [sys.executable, path, MARK, job, json.dumps(arguments)]
 
 
 def run(
-    script: str, name: str, *, env: dict[str, str] | None = None, **arguments: Any
+    script: str, job: str, *, env: dict[str, str] | None = None, **arguments: Any
 ) -> dict[str, Any]:
     """Run a function in a fresh process and return what it returned.
 
@@ -35,7 +35,7 @@ def run(
     """
     began = time.perf_counter()
     done = subprocess.run(
-        command(script, name, **arguments),
+        command(script, job, **arguments),
         capture_output=True,
         text=True,
         env=os.environ | (env or {}),
@@ -49,19 +49,19 @@ def run(
     return {"failed": ", ".join(words[-2:]) or done.stderr[-500:]}
 
 
-def expect(script: str, name: str, **arguments: Any) -> dict[str, Any]:
+def expect(script: str, job: str, **arguments: Any) -> dict[str, Any]:
     """Do the same, where failure is an error."""
-    found = run(script, name, **arguments)
+    found = run(script, job, **arguments)
     if "failed" in found:
-        raise RuntimeError(f"{name} of {script}: {found['failed']}")
+        raise RuntimeError(f"{job} of {script}: {found['failed']}")
     return found
 
 
 def serve(functions: dict[str, Callable[..., dict[str, Any]]]) -> None:
     """Do a child's work and leave, if this process is a child."""
     if MARK in sys.argv[1:2]:
-        _, _, name, arguments = sys.argv
-        print(json.dumps(functions[name](**json.loads(arguments))))
+        _, _, job, arguments = sys.argv
+        print(json.dumps(functions[job](**json.loads(arguments))))
         sys.exit()
 
 

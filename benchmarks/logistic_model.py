@@ -24,8 +24,19 @@ def model(x, y=None, size=None):
     prior = dist.Normal(0, 1).expand([DIM]).to_event(1)
     beta = numpyro.sample("beta", prior)
     with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
-        logits = numpyro.deterministic("logits", x @ beta)
-        numpyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
+        numpyro.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
+
+
+def predictive_model(x, y=None, size=None):
+    """Do the same, and give the probabilities, too.
+
+    Exported for any number of rows, `x` has a shape but no length.
+    """
+    prior = dist.Normal(0, 1).expand([DIM]).to_event(1)
+    beta = numpyro.sample("beta", prior)
+    with numpyro.plate("rows", size or x.shape[0], subsample_size=x.shape[0]):
+        p = numpyro.deterministic("p", jax.nn.sigmoid(x @ beta))
+        numpyro.sample("y", dist.Bernoulli(probs=p), obs=y)
 
 
 def guide(x, y=None, size=None):

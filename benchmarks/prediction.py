@@ -19,8 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
 import optax
 from numpy.lib.format import open_memmap
 from numpyro.infer import SVI, Predictive, Trace_ELBO
@@ -31,18 +29,10 @@ from bars import bar, holds, say
 from helpers.environment import device
 from helpers.training import fit, predict, predictions
 from logistic_model import DIM, blocks, guide, make_rows
+from logistic_model import predictive_model as model
 
 DRAWS = 100
 SITES = ["p", "y"]
-
-
-def model(x, y=None, size=None):
-    """Logistic regression that gives the probabilities, too."""
-    prior = dist.Normal(0, 1).expand([DIM]).to_event(1)
-    beta = numpyro.sample("beta", prior)
-    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
-        p = numpyro.deterministic("p", jax.nn.sigmoid(x @ beta))
-        numpyro.sample("y", dist.Bernoulli(probs=p), obs=y)
 
 
 def fitted() -> dict[str, jax.Array]:

@@ -18,40 +18,65 @@ from numpyro.handlers import seed, substitute, trace  # noqa: E402
 from numpyro.infer import SVI, Predictive, Trace_ELBO  # noqa: E402
 from numpyro.infer.autoguide import AutoNormal  # noqa: E402
 
+import bnn_model  # noqa: E402
 import child  # noqa: E402
-from bnn_model import make_data, model  # noqa: E402
+import logistic_model  # noqa: E402
 from helpers.training import fit  # noqa: E402
 
 IMPORTED = time.perf_counter()
 
 
-def make_svi() -> SVI:
-    """Return the SVI of the network of notebook 04."""
-    return SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())
+COMPILED = []  # an entry for each piece of code that XLA compiled, or read
 
 
-def first_steps() -> dict[str, Any]:
+def count(event: str, seconds: float, **_: Any) -> None:
+    """Note what JAX tells of its compilations."""
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(seconds)
+
+
+jax.monitoring.register_event_duration_secs_listener(count)
+
+
+def problem(name: str) -> tuple[SVI, tuple, Any]:
+    """Return SVI, training data and new inputs: of notebook 04, or a smaller one."""
+    if name == "network":
+        model = bnn_model.model
+        train, _, (x, _) = bnn_model.make_data()
+    else:
+        model = logistic_model.predictive_model
+        x, y = logistic_model.make_rows(1_000)
+        train = x, y
+    svi = SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())
+    return svi, train, x
+
+
+def first_steps(name: str) -> dict[str, Any]:
     """Take a few steps with `fit`, and a few more, which find the code compiled."""
-    train, _, _ = make_data()
-    svi = make_svi()
-    seconds = []
+    svi, train, _ = problem(name)
+    COMPILED.clear()
+    seconds, compiled = [], 0
     for seed_of_run in (1, 2):
         began = time.perf_counter()
         result = fit(jax.random.key(seed_of_run), svi, 8, *train, progress_bar=False)
         seconds.append(time.perf_counter() - began)
+        compiled = compiled or len(COMPILED)
     return {
         "seconds_import": IMPORTED - BEGAN,
+        "pieces_of_code": compiled,
         "seconds_fit": seconds[0],
         "seconds_fit_again": seconds[1],
         "loss": float(result.losses[-1]),
     }
 
 
-def ahead_of_time(steps: int) -> dict[str, Any]:
+def ahead_of_time(name: str, steps: int) -> dict[str, Any]:
     """Compile a loop of updates ahead of time, and tell what each part takes."""
-    train, _, _ = make_data()
-    svi = make_svi()
+    svi, train, _ = problem(name)
+    COMPILED.clear()
+    began = time.perf_counter()
     state = svi.init(jax.random.key(1), *train)
+    compiled_by_init = len(COMPILED)
 
     @jax.jit
     def run(state, x, y):
@@ -60,7 +85,7 @@ def ahead_of_time(steps: int) -> dict[str, Any]:
 
         return jax.lax.scan(step, state, length=steps)
 
-    marks = [time.perf_counter()]
+    marks = [began, time.perf_counter()]
     lowered = run.lower(state, *train)
     marks.append(time.perf_counter())
     compiled = lowered.compile()
@@ -68,19 +93,21 @@ def ahead_of_time(steps: int) -> dict[str, Any]:
     for _ in range(2):
         jax.block_until_ready(compiled(state, *train))
         marks.append(time.perf_counter())
-    names = ("trace_and_lower", "compile", "first_run", "second_run")
+    names = ("init", "trace_and_lower", "compile", "first_run", "second_run")
     parts = np.diff(marks).tolist()
-    return {f"seconds_{k}": v for k, v in zip(names, parts, strict=True)}
+    return {
+        "pieces_of_code_of_init": compiled_by_init,
+        **{f"seconds_{k}": v for k, v in zip(names, parts, strict=True)},
+    }
 
 
-def export(path: str, steps: int, num_draws: int) -> dict[str, Any]:
+def export(name: str, path: str, steps: int, num_draws: int) -> dict[str, Any]:
     """Fit, and store what predicts: a function of inputs, for any number of rows.
 
     Inputs of the test data and their probabilities by NumPyro's `Predictive` are stored
     beside it, to compare with.
     """
-    train, _, (x, _) = make_data()
-    svi = make_svi()
+    svi, train, x = problem(name)
     result = fit(jax.random.key(1), svi, steps, *train, progress_bar=False)
     draw_key, unused_key = jax.random.split(jax.random.key(2))
     draws = svi.guide.sample_posterior(
@@ -89,7 +116,9 @@ def export(path: str, steps: int, num_draws: int) -> dict[str, Any]:
     del draws["p"]  # the probabilities of the training data, not to be had for others
 
     def probability(weights, x):
-        sites = trace(seed(substitute(model, data=weights), unused_key)).get_trace(x)
+        sites = trace(seed(substitute(svi.model, data=weights), unused_key)).get_trace(
+            x
+        )
         return sites["p"]["value"]
 
     @jax.jit
@@ -104,7 +133,7 @@ def export(path: str, steps: int, num_draws: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     Path(path).write_bytes(stored)
 
-    drawing = Predictive(model, posterior_samples=draws, return_sites=["p"])
+    drawing = Predictive(svi.model, posterior_samples=draws, return_sites=["p"])
     p = drawing(unused_key, x)["p"].mean(axis=0)
     np.savez(f"{path}.npz", x=x, p=p)
     return {
