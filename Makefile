@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/.installed
 CODE := src tests tools benchmarks notebooks
 
-.PHONY: help setup site preview slides notebooks lab test lint format lock clean
+.PHONY: help setup site preview slides notebooks lab benchmarks test lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,9 @@ notebooks: $(INSTALLED) ## execute all notebooks and store their outputs (NB=03 
 lab: $(INSTALLED) ## open JupyterLab on the notebooks (ARGS="--port 9000" for options)
 	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
 	$(PY) -m jupyterlab --notebook-dir=notebooks $$root $(ARGS)
+
+benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--quick: short)
+	@$(PY) benchmarks/run.py $(ARGS)
 
 # Two files at a time: browser and compiler leave cores idle in turns.
 test: $(INSTALLED) ## run all tests (T="-k name" for some)

@@ -7,12 +7,7 @@ beside this file. Run it from the root of the project; options make a shorter ru
 """
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -23,9 +18,9 @@ from flax import nnx
 from numpyro.diagnostics import split_gelman_rubin
 from numpyro.infer import MCMC, NUTS, Predictive
 
+import record
 from bnn_model import NETWORK, Rows, make_data, make_network, model
 
-HERE = Path(__file__).parent
 Weights = dict[str, np.ndarray]
 
 # Above the usual 0.8: shorter steps, and a fifth of the divergences.
@@ -129,7 +124,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--thin", type=int, default=2, help="keep one draw of so many")
     parser.add_argument("--members", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=Path, default=record.HERE)
     options = parser.parse_args()
 
     train, validation, test = make_data()
@@ -155,16 +150,8 @@ def main() -> None:
     kept = {name: w.astype("float32") for name, w in kept.items()}
     np.savez_compressed(options.out / "bnn_reference.npz", **kept)
     packages = ("jax", "numpyro", "flax", "optax")
-    options_given = [
-        f"--{name}={value}"
-        for name, value in vars(options).items()
-        if name != "out" and value != parser.get_default(name)
-    ]
     facts = {
-        "command": " ".join(["python benchmarks/bnn_reference.py", *options_given]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}, shared",
-        "versions": {name: version(name) for name in packages},
+        **record.origin("bnn_reference.py", parser, options, packages),
         "nuts": {
             "chains": options.chains,
             "warmup": options.warmup,
@@ -184,9 +171,7 @@ def main() -> None:
             "cpu_seconds": ensemble_cpu,
         },
     }
-    text = json.dumps(facts, indent=2) + "\n"
-    (options.out / "bnn_reference.json").write_text(text, encoding="utf-8")
-    print(text, end="")
+    record.write(options.out / "bnn_reference.json", facts)
 
 
 if __name__ == "__main__":

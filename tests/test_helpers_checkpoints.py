@@ -80,7 +80,7 @@ def assert_same_run(left, right):
     assert left.best_step == right.best_step
 
 
-class Stop(Exception):
+class Stop(BaseException):
     """As if the power went."""
 
 
@@ -97,8 +97,7 @@ def break_off(monkeypatch, after):
     monkeypatch.setattr(_checkpoints, "_write", counted)
 
 
-@pytest.mark.parametrize("after", [1, 3])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "after"), zip(WAYS, (1, 3, 3, 1, 2), strict=True))
 def test_resumed_run_is_the_same_run(monkeypatch, tmp_path, way, after):
     whole = run(way)
     path = tmp_path / "run.npz"
@@ -254,6 +253,7 @@ def wider(x, y=None, size=None):
 FOREIGN = {
     "key": lambda keep: fit(jax.random.key(1), make_svi(), 50, X, Y, **keep),
     "data": lambda keep: fit(KEY, make_svi(), 50, X, Y + 1, **keep),
+    "constant": lambda keep: fit(KEY, make_svi(), 50, X, Y, size=N, **keep),
     "batch": lambda keep: fit(KEY, make_svi(), 50, X, Y, batch_size=7, size=N, **keep),
     "evaluation": lambda keep: run("evaluated", **keep),
     "model": lambda keep: run("all rows", svi=make_svi(wider), **keep),
@@ -343,6 +343,33 @@ def test_no_checkpoint_of_broken_parameters(tmp_path):
         run("all rows", svi=svi, checkpoint=path, checkpoint_every=10)
     with np.load(path) as stored:
         assert int(stored["done"]) == 10
+
+
+def test_resumed_just_before_an_explosion(tmp_path):
+    """The last good state is the one in the file."""
+    path = tmp_path / "run.npz"
+
+    def explode(count):
+        return jnp.where(count >= 19, 1e30, 0.01)
+
+    svi = make_svi(optimizer=optax.sgd(explode))
+    keep = {"checkpoint": path, "checkpoint_every": 1}
+    with pytest.raises(NonFiniteLossError) as first:
+        run("all rows", svi=svi, **keep)
+    with np.load(path) as stored:
+        done = int(stored["done"])
+    with pytest.raises(NonFiniteLossError) as again:
+        run("all rows", svi=svi, **keep)
+    assert again.value.step == first.value.step
+    assert again.value.result.steps == again.value.result.losses.size == done
+    assert np.isfinite(again.value.result.losses).all()
+
+
+def test_numbers_of_unusual_types(tmp_path):
+    path = tmp_path / "run.npz"
+    svi = make_svi(optimizer=optax.adam(0.02, mu_dtype=jnp.bfloat16))
+    run("all rows", svi=svi, num_steps=20, checkpoint=path)
+    assert_same_run(run("all rows", svi=svi, checkpoint=path), run("all rows", svi=svi))
 
 
 @pytest.mark.parametrize(

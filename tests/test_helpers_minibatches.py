@@ -12,12 +12,13 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from numpyro.contrib.control_flow import scan
 from numpyro.handlers import scale
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
 from helpers import _sources, _weights, training
-from helpers.training import BatchError
+from helpers.training import BatchError, StoppedFitError
 
 KEY = jax.random.key(11)
 N = 101
@@ -117,6 +118,17 @@ def test_scalars_and_constants_stay_as_they_are(svi):
     np.testing.assert_allclose(one.losses, two.losses, rtol=1e-6)
 
 
+def test_rows_that_drift_are_refused_as_soon_as_there_are_two_blocks(monkeypatch, svi):
+    monkeypatch.setattr(_sources, "BLOCK", 1_000)
+    x = np.random.default_rng(0).normal(size=(1_001, 2)).astype("float32")
+    call = {"batch_size": 10, "size": len(x)}
+    with pytest.raises(ValueError, match="y: expected rows in random order"):
+        fit(KEY, svi, 3, x, y=np.sort(x[:, 0]), **call)
+    assert fit(
+        KEY, svi, 3, x[:1_000], y=np.sort(x[:1_000, 0]), **call | {"size": 1_000}
+    )
+
+
 def test_rows_that_drift_are_refused(monkeypatch, svi):
     monkeypatch.setattr(_sources, "BLOCK", 1_000)
     x = np.random.default_rng(0).normal(size=(20_000, 2)).astype("float32")
@@ -154,6 +166,15 @@ def limited(steps, then=None, rows=25):
         yield batch
 
 
+def into_one_buffer(batches):
+    """As readers do that save memory: the same arrays, filled anew."""
+    buffers = np.empty((25, 2), "float32"), np.empty(25, "float32")
+    for batch in batches:
+        for buffer, array in zip(buffers, batch, strict=True):
+            buffer[:] = array
+        yield buffers
+
+
 @pytest.fixture(scope="module")
 def streamed(svi):
     return fit(KEY, svi, 40, batches=endless, num_rows=N, size=N)
@@ -175,13 +196,25 @@ def test_a_stream_gives_each_step_its_batch(svi, streamed):
         lambda: list(limited(40)),
         lambda: ({"x": x, "y": y} for x, y in endless()),
         lambda: ([jnp.asarray(x), y] for x, y in endless()),
+        lambda: into_one_buffer(endless()),
     ],
-    ids=["iterator", "list", "by name", "arrays of JAX"],
+    ids=["iterator", "list", "by name", "arrays of JAX", "one buffer"],
 )
 def test_streams_of_all_kinds(svi, streamed, make, chunk_size):
     call = {"batches": make(), "num_rows": N, "chunk_size": chunk_size}
     result = fit(KEY, svi, 40, size=N, **call)
     np.testing.assert_allclose(result.losses, streamed.losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [10, 100, None])
+def test_evaluations_before_a_stream_ends_are_kept(svi, chunk_size):
+    score = {"evaluate": lambda params, key: params["w_auto_loc"][0]}
+    call = {"num_rows": N, "size": N, "chunk_size": chunk_size, "evaluate_every": 5}
+    with pytest.raises(BatchError) as caught:
+        fit(KEY, svi, 40, batches=limited(13), **call, **score)
+    kept = caught.value.result
+    assert kept.evaluations[:, 0].tolist() == [5, 10, 13]
+    assert kept.best_step in (5, 10, 13)
 
 
 def test_a_stream_is_read_no_further_than_needed(svi):
@@ -214,6 +247,14 @@ BAD_STREAMS = {
             for s, b in enumerate(endless())
         ),
         r"batches: at step 14, .*argument 1: .*1 NaN .* first at index \(3,\)",
+    ),
+    "nothing": (
+        lambda: (b if s < 13 else None for s, b in enumerate(endless())),
+        "batches: at step 14, expected a tuple or a dictionary of arrays, got NoneType",
+    ),
+    "keys": (
+        lambda: (b if s < 13 else (KEY, b[1]) for s, b in enumerate(endless())),
+        "batches: at step 14, expected arrays of numbers, got keys",
     ),
     "kind": (
         lambda: (
@@ -272,9 +313,9 @@ def crossed(x, y, size):
 
 
 def test_other_plates_may_be_subsampled_too():
-    _weights.check(crossed, ((X[:20], Y[:20], N), {}), 20, N)
+    _weights.check_model(crossed, ((X[:20], Y[:20], N), {}), 20, N)
     with pytest.raises(ValueError, match="counts each row of a batch 1 times"):
-        _weights.check(crossed, ((X[:20], Y[:20], 20), {}), 20, N)
+        _weights.check_model(crossed, ((X[:20], Y[:20], 20), {}), 20, N)
 
 
 @pytest.mark.parametrize("right", [model, by_hand, no_plate])
@@ -324,6 +365,131 @@ def test_a_plate_that_contradicts_the_data():
     assert fit(KEY, make_svi(fixed_plate), 3, X, Y, rows=N).steps == 3
 
 
+# What a model or a guide may look like.
+
+
+def local(x, y=None, size=None):
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(z, 1), obs=y)
+
+
+def local_guide(x, y=None, size=None):
+    a = numpyro.param("a", 0.0)
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("z", dist.Normal(a * x[:, 0], 0.7))
+
+
+def light_guide(x, y=None, size=None):
+    a = numpyro.param("a", 0.0)
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("z", dist.Normal(a * x[:, 0], 0.7))
+
+
+def fit_local(guide):
+    svi = SVI(local, guide, optax.adam(0.02), Trace_ELBO())
+    return fit(KEY, svi, 3, X, Y, batch_size=20, size=N)
+
+
+def test_local_unknowns():
+    assert fit_local(local_guide).steps == 3
+    with pytest.raises(ValueError, match=r"guide: site 'z' counts each row .* 1 times"):
+        fit_local(light_guide)
+    with pytest.raises(ValueError, match="guide: parameter 'z_auto_loc' has an entry"):
+        fit_local(AutoNormal(local))
+    svi = SVI(local, AutoNormal(local), optax.adam(0.02), Trace_ELBO())
+    assert fit(KEY, svi, 3, X, Y).steps == 3
+
+
+def indexing(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)) as i:
+        numpyro.sample("y", dist.Normal(x[i] @ w, 1), obs=y[i])
+
+
+def test_a_model_that_looks_rows_up_by_itself():
+    with pytest.raises(
+        ValueError, match=r"use the rows of a batch as they come.*'rows'"
+    ):
+        fit(KEY, make_svi(indexing), 3, X, Y, batch_size=20, size=N)
+
+
+def own_batches(x, y):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(x), subsample_size=20) as i:
+        numpyro.sample("y", dist.Normal(x[i] @ w, 1), obs=y[i])
+
+
+def test_a_model_may_look_rows_up_where_it_gets_them_all():
+    assert fit(KEY, make_svi(own_batches), 3, X, Y).steps == 3
+
+
+@pytest.mark.parametrize("call", [{}, {"batch_size": 20, "size": N}])
+def test_a_column_is_not_a_vector(call):
+    with pytest.raises(ValueError, match=r"site 'y' has shape .*of shape \(\d+, 1\)"):
+        fit(KEY, make_svi(), 3, X, Y[:, None], **call)
+
+
+def test_static_arguments_of_svi():
+    svi = SVI(model, AutoNormal(model), optax.adam(0.02), Trace_ELBO(), size=N)
+    assert fit(KEY, svi, 3, X, Y, batch_size=20).steps == 3
+    svi = SVI(model, AutoNormal(model), optax.adam(0.02), Trace_ELBO(), size=2 * N)
+    with pytest.raises(ValueError, match=r"counts each row of a batch 10\.1 times"):
+        fit(KEY, svi, 3, X, Y, batch_size=20)
+
+
+def groups(x, y=None, size=None):
+    with numpyro.plate("groups", 20):
+        b = numpyro.sample("b", dist.Normal(0, 1))
+    with numpyro.plate("one", 1):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(a + b[(x[:, 0] > 0).astype(int)], 1), obs=y)
+
+
+@pytest.mark.parametrize("batch_size", [1, 20, N])
+def test_other_plates_may_be_as_large_as_a_batch(batch_size):
+    svi = make_svi(groups)
+    assert fit(KEY, svi, 3, X, Y, batch_size=batch_size, size=N).steps == 3
+
+
+def by_factor(x, y, size):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", size, subsample_size=len(x)):
+        numpyro.factor("y", dist.Normal(x @ w, 1).log_prob(y))
+
+
+def test_factors_have_weights_too():
+    call = {"batch_size": 20}
+    assert fit(KEY, make_svi(by_factor), 3, X, Y, size=N, **call).steps == 3
+    with pytest.raises(ValueError, match="site 'y' counts each row of a batch 5"):
+        fit(KEY, make_svi(by_factor), 3, X, Y, size=100, **call)
+
+
+def recurrent(x, y=None, size=None):
+    def step(carry, _):
+        with numpyro.plate("three", 3):
+            carry = numpyro.sample("s", dist.Normal(carry, 1))
+        return carry, carry
+
+    scan(step, jnp.zeros(3), None, length=4)
+    model(x, y, size)
+
+
+def test_plates_inside_of_a_scan():
+    _weights.check_model(recurrent, ((X[:3], Y[:3], N), {}), 3, N)
+
+
+@pytest.mark.parametrize("batch_size", [None, 20])
+def test_numpyro_optimizers_and_dictionaries_of_arrays(batch_size):
+    def nested(data, size=None):
+        model(data["x"], data["y"], size)
+
+    svi = SVI(nested, AutoNormal(nested), numpyro.optim.Adam(0.02), Trace_ELBO())
+    data = {"x": X, "y": Y}
+    assert fit(KEY, svi, 3, data, batch_size=batch_size, size=N).steps == 3
+
+
 # Interrupts.
 
 
@@ -357,6 +523,48 @@ def test_an_interrupt_of_a_long_run_returns_within_seconds(svi):
     assert np.isfinite(result.losses).all()
     again = fit(KEY, svi, 20, X, Y)
     np.testing.assert_array_equal(again.losses, result.losses[:20])
+
+
+def test_pressing_again_loses_nothing(svi, monkeypatch):
+    """A second Ctrl-C while the first one is being served."""
+    get_params = type(svi).get_params
+
+    def slow(self, state):
+        signal.raise_signal(signal.SIGINT)
+        return get_params(self, state)
+
+    def interrupted(first_step):
+        for step, batch in enumerate(endless()):
+            if step == 30:
+                monkeypatch.setattr(type(svi), "get_params", slow)
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    call = {"batches": interrupted, "num_rows": N, "size": N, "chunk_size": 4}
+    result = fit(KEY, svi, 40, **call)
+    monkeypatch.undo()
+    assert result.stopped == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_of_the_device_keeps_what_was_reached():
+    def fragile(x):
+        seen = []
+
+        def call(value):
+            seen.append(1)
+            if len(seen) > 20:
+                raise RuntimeError("out of memory")
+            return value
+
+        one = jax.pure_callback(call, jax.ShapeDtypeStruct((), "float32"), x.sum())
+        numpyro.factor("f", numpyro.param("a", 0.0) + jax.lax.stop_gradient(one))
+
+    svi = SVI(fragile, lambda x: None, optax.sgd(0.1), Trace_ELBO())
+    with pytest.raises(StoppedFitError, match="out of memory") as caught:
+        fit(KEY, svi, 100, X, chunk_size=2)
+    kept = caught.value.result
+    assert 0 < kept.steps == kept.losses.size < 100
 
 
 # Warm starts.
@@ -409,6 +617,17 @@ BAD_INPUT = [
     ),
     ({"batches": 3, "num_rows": N, "x": None}, TypeError, "batches: .*iterable.*int"),
     ({"batches": [], "num_rows": N, "x": None}, ValueError, "ended before step 1"),
+    (
+        {"batches": lambda: endless(), "num_rows": N, "x": None},
+        ValueError,
+        "batches: TypeError: .*takes 0 positional arguments",
+    ),
+    (
+        {"batches": [{"x": X, "z": X[:3]}], "num_rows": N, "x": None},
+        ValueError,
+        r"batches: expected arrays with the same number of rows .*\[3, 101\]",
+    ),
+    ({"x": np.arange(N) + 2**40}, ValueError, "argument 0: .*fit in 32 bits, got 1099"),
     (
         {"batches": [{"y": Y}], "num_rows": N, "x": None},
         ValueError,

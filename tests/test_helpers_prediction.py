@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from flax import nnx
+from numpyro.contrib.control_flow import scan
 from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
@@ -82,7 +83,7 @@ def test_as_numpyro_does():
         np.testing.assert_allclose(one.std(axis=0), other.std(axis=0), rtol=0.1)
 
 
-@pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal])
+@pytest.mark.parametrize("make", [AutoMultivariateNormal])
 def test_probabilities_of_a_network(make):
     x, y = bnn_model.make_data()[0]
     guide = make(bnn_model.model)
@@ -164,13 +165,28 @@ def test_a_memory_map_is_read_piece_by_piece(tmp_path):
 
 
 def test_compiles_once(monkeypatch):
-    cached = prediction._predicted._cache_size
+    cached = prediction.predicted._cache_size
     before = cached()
     call = partial(predict, KEY, model, guide, PARAMS, 23, draw_batch=10, row_batch=100)
     call(X)
     assert cached() == before + 1
     call(X + 1)
     assert cached() == before + 1
+
+
+def random_walk(x, y=None):
+    def step(carry, _):
+        carry = numpyro.sample("s", dist.Normal(carry, 1))
+        return carry, carry
+
+    scan(step, 0.0, None, length=4)
+    guide(x)
+
+
+def fixed_plate(x, y=None):
+    guide(x)
+    with numpyro.plate("rows", N):
+        numpyro.sample("y", dist.Normal(x[:, 0], 1), obs=y)
 
 
 GOOD = {"rng_key": KEY, "model": model, "guide": guide, "params": PARAMS}
@@ -183,6 +199,13 @@ GOOD = {"rng_key": KEY, "model": model, "guide": guide, "params": PARAMS}
         ({"model": 3}, {}, TypeError, "model: expected a callable, got int"),
         ({"guide": None}, {}, TypeError, "guide: expected a callable, got None"),
         ({"guide": AutoNormal(model)}, {}, ValueError, "guide: expected one used in a"),
+        ({"model": random_walk}, {}, ValueError, "plain sample sites, got 'control_fl"),
+        (
+            {"model": fixed_plate},
+            {},
+            ValueError,
+            "model: expected plates, .*from the ar",
+        ),
         ({"params": [1]}, {}, TypeError, "params: expected a dictionary, got list"),
         ({"params": {}}, {}, ValueError, r"params: expected \['at'\] too, got \[\]"),
         ({"num_draws": 0}, {}, ValueError, "num_draws: .*least 1"),

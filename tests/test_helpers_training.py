@@ -446,6 +446,20 @@ def test_log_predictive_density_of_a_network():
     assert result.evaluations[-1, 1] == pytest.approx(expected, abs=6 * error)
 
 
+def test_masks_are_refused():
+    def masked(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        with numpyro.handlers.mask(mask=Y > 0):
+            numpyro.sample("y", dist.Normal(a, 1), obs=y)
+
+    def fixed(y):
+        numpyro.sample("a", dist.Delta(0.0))
+
+    evaluate = training.log_predictive_density(masked, fixed, 2, Y)
+    with pytest.raises(ValueError, match="all of 'y' to be observed, got a mask"):
+        evaluate({}, KEY)
+
+
 def test_several_sites_and_factors():
     def two(y, z):
         a = numpyro.sample("a", dist.Normal(0, 1))

@@ -135,7 +135,7 @@ def test_every_make_target_is_listed_by_help():
     listed = re.findall(r"^([a-z]+):.* ## ", makefile, re.MULTILINE)
     assert sorted(phony) == sorted(listed)
     needed = {"setup", "site", "preview", "slides", "notebooks"}
-    needed |= {"lab", "test", "lint", "lock", "clean"}
+    needed |= {"lab", "benchmarks", "test", "lint", "lock", "clean"}
     assert needed <= set(listed)
 
 

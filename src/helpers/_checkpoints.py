@@ -50,7 +50,7 @@ def _write(path: Path, **arrays: Any) -> None:
     They are written beside it, and take its place when they are on the disk in full: a
     crash at any moment leaves one or the other.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f"{path.name}.part")
     try:
         with beside.open("wb") as file:
             np.savez(file, format=FORMAT, **arrays)
@@ -81,6 +81,12 @@ def _restored(leaf: Any, stored: np.ndarray) -> jax.Array:
     if _is_key(leaf):
         return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
     return jnp.asarray(stored)
+
+
+def _as_typed(stored: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Give numbers their type back that npz does not know, such as bfloat16."""
+    alike = stored.dtype.kind == "V" and stored.dtype.itemsize == dtype.itemsize
+    return stored.view(dtype) if alike else stored
 
 
 class Keeper:
@@ -138,15 +144,23 @@ class Keeper:
         """Return what the file holds, or the look given if there is no file."""
         if self.path is None:
             return look
-        self.run = _fingerprint(rng_key, take_apart(arguments)[0], *facts)
+        arrays, (_, constants) = take_apart(arguments)
+        known = [value for _, value in filter(None, constants)]
+        known = [v for v in known if isinstance(v, bool | int | float | str)]
+        self.run = _fingerprint(
+            rng_key, arrays, *facts, known, sorted(look.best.params)
+        )
         if not self.done:
             return look
         leaves, treedef = jax.tree.flatten((look.state, look.best))
-        stored = [self.stored.get(f"leaf_{i}") for i in range(len(leaves))]
+        plain = [_plain(leaf) for leaf in leaves]
+        stored = [
+            _as_typed(self.stored.get(f"leaf_{i}", np.zeros(0)), leaf.dtype)
+            for i, leaf in enumerate(plain)
+        ]
         alike = all(
-            kept is not None
-            and (kept.shape, kept.dtype) == (_plain(leaf).shape, _plain(leaf).dtype)
-            for kept, leaf in zip(stored, leaves, strict=True)
+            (kept.shape, kept.dtype) == (leaf.shape, leaf.dtype)
+            for kept, leaf in zip(stored, plain, strict=True)
         )
         if str(self.stored["run"]) != self.run or not alike:
             raise ValueError(

@@ -14,7 +14,8 @@ class FitResult:
     Attributes
     ----------
     params : dict
-        Variational parameters after the last step, on their constrained scale.
+        Variational parameters after the last step, on their constrained scale. (What
+        batch normalization and the like keep is in ``state.mutable_state``.)
     losses : numpy.ndarray, shape (steps,)
         Loss (minus the estimated ELBO, in nats) at each step.
     state : numpyro.infer.svi.SVIState

@@ -1,7 +1,10 @@
 """The host's side of `helpers.training.fit`: it starts chunks of steps and looks."""
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -11,7 +14,13 @@ from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
 
 from helpers import _loop
-from helpers._results import BatchError, CheckpointError, FitResult, NonFiniteLossError
+from helpers._results import (
+    BatchError,
+    CheckpointError,
+    FitResult,
+    NonFiniteLossError,
+    StoppedFitError,
+)
 
 SECONDS = 0.25  # about so long between two looks of the host
 FIRST = 4  # steps before the first looks, when nothing is known of their speed
@@ -58,6 +67,19 @@ def _finite(tree: Any) -> bool:
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C; only the main thread may, and only it gets one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Run:
     """A fit under way.
 
@@ -85,7 +107,9 @@ class Run:
         self.looking = looking
         # Room for more losses than needed: other chunk sizes find the code compiled.
         self.size = max(source.least, 1 << (limit - 1).bit_length())
-        self.pace = min(FIRST, limit) if timed else limit
+        # Chunks that end with an evaluation are compiled once, those without, too.
+        first = FIRST if looking is None else max(FIRST, looking[2])
+        self.pace = min(first, limit) if timed else limit
 
     def chunks(self, look: Look) -> Iterator[tuple[_loop.Reached, _loop.Chunk]]:
         """Start chunk after chunk; the device may still be at work on them."""
@@ -95,7 +119,9 @@ class Run:
             steps, chunk = self.source.take(done, self.whole(done, steps), self.size)
             if not steps:
                 return
-            if not self.ends_with_a_look(done + steps):
+            # Where a stream ends, too, there is a look: no evaluation before is lost.
+            ended = self.looking is not None and self.source.problem is not None
+            if not (self.ends_with_a_look(done + steps) or ended):
                 after = _loop.run(self.svi, state, chunk, steps, size=self.size)
                 reached = _loop.Reached(steps, 0, *after, np.zeros(0), best)
             else:
@@ -126,7 +152,8 @@ class Run:
             self.began, self.counted = now, done
         elif self.clock is not None and self.timed:
             fitting = int(SECONDS * steps / (now - self.clock))
-            self.pace = max(1, min(fitting, 4 * self.pace, self.limit))
+            fewest = 1 if self.looking is None else self.looking[2]
+            self.pace = min(max(fewest, min(fitting, 4 * self.pace)), self.limit)
         self.clock = now
 
     def result(self, look: Look, stopped: str) -> FitResult:
@@ -152,8 +179,9 @@ class Run:
         the `bad` updates that gave the failing one. Updates repeat exactly: walk there
         from the last look before it. `parts` are looks and the chunks after them.
         """
-        target = max(bad - 1, 0)
-        look, chunk = next(p for p in (*parts, parts[-1]) if p[0].done <= target)
+        # A resumed run may fail in its first update: then what it started from is kept.
+        target = max(bad - 1, min(look.done for look, _ in parts))
+        look, chunk = next(part for part in parts if part[0].done <= target)
         inputs = self.svi, look.state, chunk, target - look.done
         state, _ = _loop.run(*inputs, size=self.size)
         values = new.values[new.values[:, 0] <= bad]
@@ -200,6 +228,7 @@ class Run:
         if self.looking is not None:
             patience = self.looking[-1]
         tired = int(look.best.waited) >= patience
+        start = look.done
         try:
             for reached, chunk in () if tired else _one_ahead(self.chunks(look)):
                 new = look.after(reached, self.looking)
@@ -219,14 +248,23 @@ class Run:
                     break
         except KeyboardInterrupt:
             interrupted = True
-        if before is not None:
-            self.keep(look, before)
-        if tired:
-            return self.result(look, f"no improvement in {patience} evaluations")
-        if look.done == self.num_steps:
-            return self.result(look, "all steps done")
-        if interrupted:
-            return self.result(look, "interrupted")
-        what, cause = self.source.problem
-        kept = self.result(look, "no more batches")
-        raise BatchError(what, look.done + 1, kept) from cause
+        except StoppedFitError:
+            raise
+        except Exception as error:  # of the device, or of a callback in the model
+            if look.done == start:
+                raise
+            kept = self.result(look, "broken off")
+            what = f"step {look.done + 1} or one soon after raised {error}"
+            raise StoppedFitError(what, look.done + 1, kept) from error
+        with _undisturbed():  # pressing Ctrl-C again loses nothing
+            if before is not None:
+                self.keep(look, before)
+            if tired:
+                return self.result(look, f"no improvement in {patience} evaluations")
+            if look.done == self.num_steps:
+                return self.result(look, "all steps done")
+            if interrupted:
+                return self.result(look, "interrupted")
+            what, cause = self.source.problem
+            kept = self.result(look, "no more batches")
+            raise BatchError(what, look.done + 1, kept) from cause

@@ -1,6 +1,7 @@
 """Where the data of a step come from: all rows, rows of a table, or a stream."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -18,6 +19,12 @@ ROWS = 2**20  # with so many row numbers,
 BYTES = 2**24  # or so many bytes
 
 
+def _bounds(num_rows: int) -> np.ndarray:
+    """Return where blocks of rows begin, and where the last one ends."""
+    count = -(-num_rows // BLOCK)
+    return np.linspace(0, num_rows, count + 1).astype(int)
+
+
 class RowOrder:
     """The order in which an endless run of epochs visits the rows of a table.
 
@@ -29,8 +36,7 @@ class RowOrder:
     def __init__(self, rng_key: jax.Array, num_rows: int):
         self.words = np.asarray(jax.random.key_data(rng_key)).ravel().tolist()
         self.num_rows = num_rows
-        count = -(-num_rows // BLOCK)
-        self.bounds = np.linspace(0, num_rows, count + 1).astype(int)
+        self.bounds = _bounds(num_rows)
         self.epoch = self.block = None
 
     def _from(self, position: int) -> np.ndarray:
@@ -45,7 +51,8 @@ class RowOrder:
         if self.block != place:
             block = int(self.blocks[place])
             rows = np.arange(*self.bounds[block : block + 2], dtype="int32")
-            np.random.default_rng([*self.words, epoch, block]).shuffle(rows)
+            # One more than the block: a seed that ends in zero is the one without it.
+            np.random.default_rng([*self.words, epoch, block + 1]).shuffle(rows)
             self.rows, self.block = rows, place
         return self.rows[at - int(self.ends[place]) :]  # counted from the end
 
@@ -66,14 +73,16 @@ def _stored_at_random(name: str, table: Any) -> None:
     Batches come from one block at a time. A mean that moves by a thirtieth of the
     standard deviation counts; in rows of random order it moves by a tenth of that.
     """
-    sums, squares = [], 0.0
-    for start in range(0, len(table) - BLOCK // 2, BLOCK):
-        block = np.asarray(table[start : start + BLOCK], float)
-        block = block.reshape(len(block), -1)
-        sums.append(block.mean(axis=0))
-        squares = squares + (block**2).mean(axis=0)
-    means, squares = np.array(sums), squares / len(sums)
-    spread = squares - means.mean(axis=0) ** 2
+    means, squares = [], 0.0
+    for start, stop in pairwise(_bounds(len(table))):
+        sums = 0.0
+        for first in range(start, stop, 4_096):  # in 64 bits, so a little at a time
+            rows = np.asarray(table[first : min(first + 4_096, stop)], float)
+            rows = rows.reshape(len(rows), -1)
+            sums, squares = sums + rows.sum(axis=0), squares + (rows**2).sum(axis=0)
+        means.append(sums / (stop - start))
+    means = np.array(means)
+    spread = squares / len(table) - means.mean(axis=0) ** 2
     share = means.var(axis=0) / np.where(spread > 0, spread, np.inf)
     if (share > 1e-3 + 10 / BLOCK).any():
         column = int(share.argmax())
@@ -92,8 +101,9 @@ class AllRows:
     most = least = STEPS
 
     def __init__(self, arguments: tuple):
-        self.first = arguments
         arrays, rest = take_apart(arguments)
+        arrays = list(map(jnp.asarray, arrays))  # to the device once, not every time
+        self.first = put_together(arrays, rest)
         self.chunk = Chunk(arrays, None, rest, (False,) * len(arrays))
 
     def take(self, done: int, steps: int, size: int) -> tuple[int, Chunk]:
@@ -114,7 +124,8 @@ class Tables:
         if len(lengths) != 1:
             raise ValueError(
                 "batch_size: expected arrays with the same number of rows as arguments "
-                f"of the model, got {lengths or 'no array'}"
+                f"of the model, got {lengths or 'no array'} (what is not a table "
+                "belongs into the model, by a closure or functools.partial)"
             )
         self.num_rows, self.batch_rows = lengths[0], batch_rows
         if batch_rows > self.num_rows:
@@ -164,17 +175,31 @@ class Stream:
         kwargs: dict,
         done: int,
     ):
-        self.num_rows, self.kwargs = num_rows, kwargs
-        self.batches = self._started(batches, done)
+        self.num_rows = num_rows
+        self.kwargs = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf) if _validate.is_array(leaf) else leaf, kwargs
+        )
         self.shapes = None
+        try:
+            self.batches = self._started(batches, done)
+        except Exception as error:
+            self.problem = f"batches: {type(error).__name__}: {error}", error
+            return
         self.held = self._next(done)
         if self.held is None:
             return
         arrays, self.rest, self.varies = self.held
+        arrays = list(map(np.array, arrays))
+        self.held = arrays, self.rest, self.varies
         self.first = put_together(arrays, self.rest)
         self.shapes = [(array.shape, array.dtype) for array in arrays]
-        moving = [a for a, v in zip(arrays, self.varies, strict=True) if v and a.ndim]
-        self.batch_rows = len(moving[0]) if moving else None
+        moving = [a for a, v in zip(arrays, self.varies, strict=True) if v]
+        lengths = sorted({len(array) for array in moving if array.ndim})
+        if len(lengths) != 1:
+            what = "batches: expected arrays with the same number of rows in a batch"
+            self.problem = f"{what}, got {lengths or 'none'}", None
+            return
+        self.batch_rows = lengths[0]
         size = sum(array.nbytes for array in moving)
         self.most = max(1, min(BATCHES, BYTES // max(size, 1)))
 
@@ -210,7 +235,13 @@ class Stream:
         else:
             args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
             named = {}
+        if not take_apart((args, named))[0]:
+            kind = type(batch).__name__
+            raise ValueError(f"expected a tuple or a dictionary of arrays, got {kind}")
         _validate.model_arguments(args, named)
+        for leaf in jax.tree.leaves((args, named)):
+            if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
+                raise TypeError("expected arrays of numbers, got keys")
         if both := sorted(named.keys() & self.kwargs.keys()):
             raise ValueError(f"expected {both} in batches or in the call, got both")
         arrays, rest = take_apart((args, named | self.kwargs))
@@ -231,26 +262,30 @@ class Stream:
             if shapes != self.shapes or rest != self.rest:
                 raise ValueError(
                     f"expected arrays like those of the first batch, {self.shapes}, "
-                    f"got {shapes}"
+                    f"got {shapes}; all else must stay the same, too"
                 )
         return arrays, rest, varies
 
     def take(self, done: int, steps: int, size: int) -> tuple[int, Chunk]:
         """Return how many steps there are data for, and the data."""
-        batches = []
-        while self.problem is None and len(batches) < steps:
-            batch = self.held or self._next(done + len(batches))
-            self.held = None
-            if batch is not None:
-                batches.append(batch[0])
-        if not batches:
+        whole = [
+            np.empty((size, *shape), dtype) if varies else None
+            for (shape, dtype), varies in zip(self.shapes, self.varies, strict=True)
+        ]
+        count = 0
+        while count < steps and self.problem is None:
+            batch, self.held = self.held or self._next(done + count), None
+            if batch is None:
+                break
+            arrays, *_ = batch
+            for pieces, array in zip(whole, arrays, strict=True):
+                if pieces is not None:  # copied at once: readers may reuse their memory
+                    pieces[count] = array
+            count += 1
+        if not count:
             return 0, None
-        arrays = []
-        for parts, varies in zip(zip(*batches, strict=True), self.varies, strict=True):
-            if varies:
-                whole = np.empty((size, *parts[0].shape), parts[0].dtype)
-                np.stack(parts, out=whole[: len(parts)])
-                arrays.append(jax.device_put(whole))
-            else:
-                arrays.append(parts[0])
-        return len(batches), Chunk(arrays, None, self.rest, self.varies)
+        arrays = [
+            array if pieces is None else jax.device_put(pieces)
+            for pieces, array in zip(whole, arrays, strict=True)
+        ]
+        return count, Chunk(arrays, None, self.rest, self.varies)

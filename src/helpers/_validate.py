@@ -67,6 +67,14 @@ def finite_array(name: str, value: Any, *, ndim: int | None = None) -> np.ndarra
         )
     if array.size == 0:
         raise ValueError(f"{name}: expected data, got none (shape {array.shape})")
+    too_wide = array.dtype.kind in "iu" and array.dtype.itemsize == 8
+    if too_wide and not jax.config.jax_enable_x64:
+        low, high = array.min(), array.max()
+        if low < -(2**31) or high >= 2**32:
+            raise ValueError(
+                f"{name}: expected whole numbers that fit in 32 bits, "
+                f"got {low} to {high}"
+            )
     bad, first = not_finite(array)
     if bad:
         raise ValueError(

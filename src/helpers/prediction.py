@@ -1,8 +1,7 @@
 """What a fitted guide predicts for data that it has not seen, and how well."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,37 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import replay, seed, substitute, trace
-from numpyro.infer.autoguide import AutoGuide
-from numpyro.primitives import Messenger
 
 from helpers import _validate
 from helpers._arguments import put_together, take_apart
+from helpers._draws import Predictor, padded, predicted, refuse_missing, refuse_new
 
 BLOCK = 4_096  # rows that share a key: the unit of batches of rows
 ELEMENTS = 2**22  # draws times rows that are computed at once, by default
 
 
-def _refuse_missing(params: dict, sites: dict) -> None:
-    """Refuse parameters that lack some; initial values would be used in silence."""
-    missing = [
-        name
-        for name, at in sites.items()
-        if at["type"] == "param" and name not in params and jax.tree.leaves(at["value"])
-    ]
-    if missing:
-        raise ValueError(f"params: expected {missing} too, got {list(params)}")
-
-
-def _refuse_new(guide: Callable) -> None:
-    """Refuse an autoguide that would be initialized in compiled code."""
-    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
-        name = type(guide).__name__
-        raise ValueError(f"guide: expected one used in a fit, got a new {name}")
-
-
 def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax.Array:
     """Return the log density of each observation, from the traces of one draw."""
-    _refuse_missing(params, drawn | scored)
+    refuse_missing(params, drawn | scored)
     samples = {name: at for name, at in scored.items() if at["type"] == "sample"}
     open_sites = [
         name
@@ -61,6 +41,11 @@ def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax
     if site is not None and site not in observed:
         raise ValueError(f"site: expected one of {observed}, got {site!r}")
     at = samples[observed[0] if site is None else site]
+    if isinstance(at["fn"], dist.MaskedDistribution):
+        raise ValueError(
+            f"model: expected all of {at['name']!r} to be observed, got a mask; score "
+            "the rows that are"
+        )
     return at["fn"].log_prob(at["value"])
 
 
@@ -106,7 +91,7 @@ def log_predictive_density(
     -----
     Each element of the site's log density is one observation: events of several numbers
     count as one. Weights of a `scale` handler or a subsampling plate are left out, and
-    so are factors. Log predictive density: Gelman et al. (2014).
+    so are factors; masks are refused. Log predictive density: Gelman et al. (2014).
     """
     for name, value in (("model", model), ("guide", guide)):
         if not callable(value):
@@ -133,113 +118,10 @@ def log_predictive_density(
         return (jax.nn.logsumexp(logs, axis=0) - jnp.log(num_draws)).mean()
 
     def evaluate(arrays, params, rng_key):
-        _refuse_new(guide)
+        refuse_new(guide)
         return density(arrays, params, rng_key)
 
     return jax.tree_util.Partial(evaluate, arrays)
-
-
-class _Keyed(Messenger):
-    """Give each site its key: one of the block of rows, or of the draw for all rows.
-
-    So what rows share is the same in all blocks of one draw, and their noise is not.
-    """
-
-    def __init__(self, fn, draw_key, block_key, with_rows):
-        super().__init__(fn)
-        self.draw_key, self.block_key = draw_key, block_key
-        self.with_rows, self.count = with_rows, 0
-
-    def process_message(self, msg):
-        """Fill in the key of a site that wants one."""
-        if msg["type"] not in ("sample", "plate", "prng_key", "control_flow"):
-            return
-        if msg["kwargs"].get("rng_key") is not None or msg["value"] is not None:
-            return
-        own = msg["name"] in self.with_rows
-        self.count += 1
-        key = self.block_key if own else self.draw_key
-        msg["kwargs"]["rng_key"] = jax.random.fold_in(key, self.count)
-
-
-def _draw(model, guide, params, draw_key, block_key, with_rows, arguments):
-    """Return the sites of one draw of the guide and of the model given that."""
-    args, kwargs = arguments
-    keys = zip(jax.random.split(draw_key), jax.random.split(block_key), strict=True)
-    guide_keys, model_keys = keys
-    drawing = _Keyed(substitute(guide, data=params), *guide_keys, with_rows)
-    drawn = trace(drawing).get_trace(*args, **kwargs)
-    latent = {name: at for name, at in drawn.items() if at["type"] == "sample"}
-    given = replay(substitute(model, data=params), latent)
-    sites = trace(_Keyed(given, *model_keys, with_rows)).get_trace(*args, **kwargs)
-    _refuse_missing(params, drawn | sites)
-    return {
-        name: at["value"]
-        for name, at in (drawn | sites).items()
-        if at["type"] in ("sample", "deterministic")
-        and not isinstance(at.get("fn"), dist.Unit)
-    }
-
-
-@dataclass(frozen=True)
-class _Predictor:
-    """What compiled code is looked up by: model, guide, constants, and sites."""
-
-    model: Callable
-    guide: Callable
-    rest: tuple
-    varies: tuple[bool, ...]
-    with_rows: frozenset = frozenset()
-    sites: tuple[str, ...] = ()
-
-    def draw(self, params, draw_key, block_key, arrays):
-        """Return the sites of one draw, for one block of rows."""
-        arguments = put_together(arrays, self.rest)
-        keys = draw_key, block_key
-        return _draw(self.model, self.guide, params, *keys, self.with_rows, arguments)
-
-    def shapes(self, params, arrays, rows):
-        """Return the shapes of all sites with so many rows."""
-        structs = [
-            jax.ShapeDtypeStruct((rows, *a.shape[1:]) if v else a.shape, a.dtype)
-            for a, v in zip(arrays, self.varies, strict=True)
-        ]
-        key = jax.random.key(0)
-        found = jax.eval_shape(self.draw, params, key, key, structs)
-        return {name: value.shape for name, value in found.items()}
-
-
-@partial(jax.jit, static_argnames="predictor")
-def _predicted(predictor, params, draw_keys, numbers, moving, fixed):
-    """Return the sites for each draw and row, block of rows after block."""
-
-    def block(inputs):
-        number, some = inputs
-        some, constant = iter(some), iter(fixed)
-        arrays = [next(some if varies else constant) for varies in predictor.varies]
-
-        def one(rng_key):
-            draw_key, block_key = jax.random.split(rng_key)
-            block_key = jax.random.fold_in(block_key, number)
-            found = predictor.draw(params, draw_key, block_key, arrays)
-            return {name: found[name] for name in predictor.sites}
-
-        return jax.vmap(one)(draw_keys)
-
-    found = jax.lax.map(block, (numbers, moving))
-    return {
-        name: jnp.moveaxis(value, 0, 1).reshape(len(draw_keys), -1, *value.shape[3:])
-        for name, value in found.items()
-    }
-
-
-def _padded(array: Any, start: int, blocks: int, block: int) -> np.ndarray:
-    """Return rows of a table in blocks, the last row again where there are no more."""
-    rows = np.asarray(array[start : start + blocks * block])
-    missing = blocks * block - len(rows)
-    if missing:
-        rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-    return rows.reshape(blocks, block, *rows.shape[1:])
 
 
 def predictions(
@@ -273,7 +155,7 @@ def predictions(
     num_draws = _validate.positive_int("num_draws", num_draws)
     if not (sites is None or isinstance(sites, list | tuple)):
         raise TypeError(f"sites: expected a list of names, got {sites!r}")
-    _refuse_new(guide)
+    refuse_new(guide)
     arrays, rest = take_apart((model_args, model_kwargs))
     varies = tuple(bool(array.ndim) for array in arrays)
     lengths = {len(array) for array in arrays if array.ndim}
@@ -292,9 +174,18 @@ def predictions(
         draw_batch = max(1, ELEMENTS // (blocks * block))
     draw_batch = min(_validate.positive_int("draw_batch", draw_batch), num_draws)
 
-    predictor = _Predictor(model, guide, rest, varies)
+    predictor = Predictor(model, guide, rest, varies)
     # Sites with rows are those whose shape changes with the number of rows.
-    few, more = (predictor.shapes(params, arrays, block + i) for i in (0, 1))
+    try:
+        few = predictor.shapes(params, arrays, block)
+        more = predictor.shapes(params, arrays, block + 1)
+    except (TypeError, ValueError) as error:
+        if "ncompatible shapes" not in str(error):
+            raise
+        raise ValueError(
+            "model: expected plates, and parameters of the guide, that take their size "
+            f"from the arrays, got some of a fixed size: {error}"
+        ) from error
     with_rows = [name for name in few if few[name] != more[name]]
     chosen = with_rows if sites is None else list(sites)
     if not chosen or not set(chosen) <= set(with_rows):
@@ -314,7 +205,7 @@ def predictions(
 
     def some_rows(start):
         moving = [
-            _padded(array, start, blocks, block)
+            padded(array, start, blocks, block)
             for array, vary in zip(arrays, varies, strict=True)
             if vary
         ]
@@ -325,7 +216,7 @@ def predictions(
         for first in range(0, num_draws, draw_batch):
             # The last keys again where there are no more: one shape, one compilation.
             which = np.minimum(np.arange(first, first + draw_batch), num_draws - 1)
-            new = _predicted(predictor, params, keys[which], numbers, moving, fixed)
+            new = predicted(predictor, params, keys[which], numbers, moving, fixed)
             for name in chosen:
                 part = np.asarray(new[name])[: num_draws - first]
                 found[name].append(part[:, : rows.stop - rows.start])

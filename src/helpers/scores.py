@@ -15,7 +15,7 @@ def _checked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     y = _validate.finite_array("y", y, ndim=1)
     if not np.isin(y, (0, 1)).all():
         raise ValueError(f"y: expected classes 0 and 1, got {np.unique(y)[:5]}")
-    p = probabilities("p", p)
+    p = _probabilities("p", p)
     if p.shape[-1:] != y.shape:
         raise ValueError(
             f"p: expected {y.size} columns, one for each of y, got shape {p.shape}"
@@ -23,7 +23,7 @@ def _checked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y.astype(bool), p
 
 
-def probabilities(name: str, value: np.ndarray) -> np.ndarray:
+def _probabilities(name: str, value: np.ndarray) -> np.ndarray:
     """Return `value` as floats if all of it lies between 0 and 1."""
     p = _validate.finite_array(name, value).astype(float)
     if p.min() < 0 or p.max() > 1:
@@ -195,7 +195,7 @@ def entropy_parts(p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     The split: Depeweg et al. (2018). The difference is computed as the mean divergence
     of the draws from their mean, which cannot become negative by rounding.
     """
-    p = probabilities("p", p)
+    p = _probabilities("p", p)
     if p.ndim == 0:
         raise ValueError("p: expected draws in the first dimension, got one number")
     mean = p.mean(axis=0)

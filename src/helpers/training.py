@@ -33,6 +33,7 @@ def _checked_evaluation(svi, evaluate, params, rng_key) -> jax.tree_util.Partial
     # As a Partial: arrays that it brings along are arguments of the compiled code.
     if not isinstance(evaluate, jax.tree_util.Partial):
         evaluate = jax.tree_util.Partial(evaluate)
+    evaluate = jax.tree.map(jnp.asarray, evaluate)
     try:
         value = _loop.value_of.eval_shape(svi, evaluate, params, rng_key)
     except jax.errors.JAXTypeError as error:
@@ -138,10 +139,10 @@ def fit(
         What model and guide are called with. Arrays must be finite and not empty.
     batch_size : int, optional
         Rows in a step. All array arguments with a dimension are then tables with the
-        same rows, and model and guide get the same rows of each. Epochs are shuffled
-        anew and follow each other without a break: no row is left out, no batch is
-        short. Of more than 131,072 rows, blocks of so many come in random order, and
-        are shuffled each; they must be stored in random order.
+        same rows, and model and guide get the same rows of each, to use as they come.
+        Epochs are shuffled anew and follow each other without a break: no row is left
+        out, no batch is short. Of more than 131,072 rows, blocks of so many come in
+        random order, and are shuffled each; they must be stored in random order.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
         arguments or a dictionary of keyword arguments, all of the same shapes. Or a
@@ -152,8 +153,8 @@ def fit(
     init_params : dict, optional
         Values for variational parameters to start from, on their constrained scale.
     chunk_size : int, optional
-        Updates between two looks of the host. By default as many as take about a
-        quarter of a second.
+        Updates between two looks of the host, at most 4,096, of minibatches 512. By
+        default as many as take about a quarter of a second.
     evaluate : callable, optional
         ``evaluate(params, key)`` returns one number, the higher the better, such as the
         validation `log_predictive_density`. It gets the parameters on their constrained
@@ -161,11 +162,13 @@ def fit(
     evaluate_every : int
         Steps between two evaluations; one more follows the last step.
     patience : int, optional
-        Stop after this many evaluations in a row without a new best one.
+        Stop after this many evaluations in a row without a new best one. The best value
+        of many is a little better than its state.
     checkpoint : str or pathlib.Path, optional
         File (NumPy's npz format) to keep the state of the run in. If it is there, the
         run goes on from it, to the same bits as without a break, given the same
-        arguments (`num_steps` and `patience` may differ).
+        arguments (`num_steps` and `patience` may differ; the evaluation after the last
+        step of a shorter run stays).
     checkpoint_every : int, optional
         Steps between two checkpoints; a twentieth of the run by default. The last
         state is stored too.
@@ -182,8 +185,9 @@ def fit(
     ------
     TypeError, ValueError
         For an argument of the wrong kind; empty or non-finite data; a model whose
-        plates contradict the data or that does not weigh each row of a batch by
-        ``num_rows / batch_size``; a checkpoint that is damaged or of another run.
+        plates contradict the data; a model or guide that does not weigh each row of a
+        batch by ``num_rows / batch_size``; a guide with parameters for each row, which
+        cannot follow the batches; a checkpoint that is damaged or of another run.
     NonFiniteLossError
         When a loss, or a parameter at the end, is NaN or infinite, or an evaluation NaN
         or plus infinity.
@@ -191,7 +195,10 @@ def fit(
         When `batches` ends early, raises, or gives arrays that are not finite or unlike
         those before.
     CheckpointError
-        When a checkpoint cannot be written. These three carry what was reached.
+        When a checkpoint cannot be written.
+    StoppedFitError
+        When anything else goes wrong after the first steps. All of these four carry
+        what was reached.
 
     Notes
     -----
@@ -222,8 +229,13 @@ def fit(
     source = _source(arguments, batch_size, batches, num_rows, order_key, done)
     if source.problem is not None:
         raise ValueError(source.problem[0]) from source.problem[1]
-    _weights.check(svi.model, source.first, source.batch_rows, source.num_rows)
+    args, kwargs = source.first
+    seen = args, kwargs | svi.static_kwargs
+    counts = source.batch_rows, source.num_rows
+    row_plates = _weights.check_model(svi.model, seen, *counts)
     state = _initial_state(svi, rng_key, source.first, init_params)
+    if row_plates:
+        _weights.check_guide(svi.guide, seen, row_plates, *counts)
     best = _loop.none_yet(svi, state)
     looking = None
     if evaluate is not None:
@@ -239,7 +251,7 @@ def fit(
         source,
         keeper,
         num_steps,
-        limit=min(chunk_size or source.most, num_steps),
+        limit=min(chunk_size or source.most, source.most, num_steps),
         # Processes must take the same steps: where there are several, no clock decides.
         timed=chunk_size is None and jax.process_count() == 1,
         looking=looking,

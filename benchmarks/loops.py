@@ -1,0 +1,190 @@
+"""Time four training loops on the network of notebook 04, one beside the other.
+
+Writes ``loops.json``: steps per second of a Python loop that looks at each step, of
+`fit` with and without evaluations, and of a bare `jax.lax.scan`; and their ratios. The
+loops take turns, so that what else the machine does meets all of them alike. Run it
+from the root of the project:
+
+    python benchmarks/loops.py
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+
+import jax
+import numpy as np
+import optax
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer.svi import SVIState
+from tqdm import trange
+
+import record
+from bnn_model import Rows, make_data, model
+from helpers.environment import device
+from helpers.training import fit, log_predictive_density
+
+EVALUATE_EVERY = 50
+
+
+def python_loop(
+    update: Callable,
+    validate: Callable,
+    state: SVIState,
+    steps: int,
+    rows: tuple[int, int],
+    patience: int,
+) -> np.ndarray:
+    """Train as the talk does: wait for two losses at each step and compare them.
+
+    The two functions are compiled before, which is in favor of this loop: the talk
+    calls `jax.jit` anew at each step. A bar shows the losses at each of them.
+    """
+    losses, normed, val_losses, val_normed, worse = [], [], [], [], 0
+    with trange(steps) as bar:
+        for _ in bar:
+            state, loss = update(state)
+            losses.append(jax.device_get(loss))
+            normed.append(losses[-1] / rows[0])
+            val_losses.append(jax.device_get(validate(state)))
+            val_normed.append(val_losses[-1] / rows[1])
+            worse = worse + 1 if val_normed[-1] > normed[-1] else 0
+            if worse >= patience:
+                break
+            shown = f"train: {losses[-1]:.4f}, val: {val_losses[-1]:.4f}"
+            bar.set_postfix_str(shown, refresh=False)
+    return np.array(losses)
+
+
+def make_loops(
+    train: Rows,
+    validation: Rows,
+    *,
+    draws: Sequence[int],
+    steps: int,
+    python_steps: int,
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Return the loops by name: each does a whole run and returns its losses.
+
+    All start from one key, on purpose: their losses can be compared. The Python loop
+    and the scan get the state made; `fit` makes it within the time that is taken.
+    """
+    key = jax.random.key(1)
+    guide = AutoNormal(model)
+    svi = SVI(model, guide, optax.adam(0.01), Trace_ELBO())
+    start = svi.init(key, *train)
+
+    @jax.jit
+    def scan(state):
+        return jax.lax.scan(lambda s, _: svi.update(s, *train), state, length=steps)
+
+    def fitted(**options):
+        return fit(key, svi, steps, *train, progress_bar=True, **options).losses
+
+    evaluated = {
+        f"fit_evaluated_{many}_draws": partial(
+            fitted,
+            evaluate=log_predictive_density(model, guide, many, *validation),
+            evaluate_every=EVALUATE_EVERY,
+            patience=steps,  # counted, never reached
+        )
+        for many in draws
+    }
+    python = partial(
+        python_loop,
+        jax.jit(lambda state: svi.update(state, *train)),
+        jax.jit(lambda state: svi.evaluate(state, *validation)),
+        start,
+        python_steps,
+        (len(train[1]), len(validation[1])),
+        python_steps + 1,
+    )
+    return {
+        "python_loop": python,
+        **evaluated,
+        "fit": fitted,
+        "scan": lambda: np.asarray(scan(start)[1]),
+    }
+
+
+def take_turns(
+    loops: dict[str, Callable[[], np.ndarray]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
+    """Return steps per second, per second of processor time, and how losses differ.
+
+    The first run of each loop compiles and is not timed.
+    """
+    losses = {name: loop() for name, loop in loops.items()}
+    scanned = losses["scan"]
+    apart = max(
+        float(np.max(np.abs(each / scanned[: len(each)] - 1)))
+        for each in losses.values()
+    )
+    rates, cpu_rates = ({name: [] for name in loops} for _ in range(2))
+    for _ in range(repeats):
+        for name, loop in loops.items():
+            began, cpu_began = time.perf_counter(), time.process_time()
+            done = len(loop())
+            rates[name].append(done / (time.perf_counter() - began))
+            cpu_rates[name].append(done / (time.process_time() - cpu_began))
+    return rates, cpu_rates, apart
+
+
+def ratios(rates: dict[str, list[float]], to: str) -> dict[str, float]:
+    """Return the median over turns of each loop's speed over that of another one."""
+    return {
+        name: round(median(np.divide(each, rates[to])), 3)
+        for name, each in rates.items()
+        if name != to
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time the loops and write the figures down."""
+    parser = record.parser(__doc__)
+    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--python-steps", type=int, default=600)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args(argv)
+    steps, python_steps, repeats = options.steps, options.python_steps, options.repeats
+    draws = (16, 64)
+    if options.quick:
+        steps, python_steps, repeats, draws = 200, 20, 1, (16,)
+
+    train, validation, _ = make_data()
+    loops = make_loops(
+        train, validation, draws=draws, steps=steps, python_steps=python_steps
+    )
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        rates, cpu_rates, apart = take_turns(loops, repeats)
+    # To the last bit on a CPU; a GPU may add up in another order.
+    assert apart < 1e-4, f"losses differ between loops, by a factor of 1 + {apart:.1e}"
+
+    packages = ("jax", "numpyro", "flax", "optax")
+    facts = {
+        **record.origin("loops.py", parser, options, packages),
+        "device": device(),
+        "rows": {"training": len(train[1]), "validation": len(validation[1])},
+        "steps": steps,
+        "steps_of_python_loop": python_steps,
+        "evaluate_every": EVALUATE_EVERY,
+        "repeats": repeats,
+        "largest_relative_difference_of_losses": apart,
+        "steps_per_second": {k: round(median(each)) for k, each in rates.items()},
+        "times_python_loop": ratios(rates, "python_loop"),
+        "times_scan": ratios(rates, "scan"),
+        # What a busy machine disturbs less: steps per second of processor time.
+        "times_scan_by_processor_time": ratios(cpu_rates, "scan"),
+        "steps_per_second_of_each_run": {
+            name: [round(rate) for rate in each] for name, each in rates.items()
+        },
+    }
+    record.write(record.folder(options) / "loops.json", facts)
+
+
+if __name__ == "__main__":
+    main()
