@@ -9,6 +9,7 @@ follow. Writes ``rows.json``. Run it from the root of the project:
     python benchmarks/rows.py
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -34,6 +35,7 @@ BATCH = 512  # rows in a minibatch of the runs to the target
 RATES = {"full batch": 0.05, "minibatch": 0.01}
 CHUNK = 50  # draws of NUTS between two looks at the clock
 DRAWS = 100  # effective draws that it shall give
+BEGAN = time.perf_counter()
 
 Rows = tuple[jax.Array, jax.Array]
 
@@ -44,6 +46,11 @@ class Limits(NamedTuple):
     keys: int
     steps: int
     seconds: float
+
+
+def tell(*words: Any) -> None:
+    """Show a sign of life: this takes a while."""
+    print(f"{time.perf_counter() - BEGAN:7.1f} s ", *words, file=sys.stderr, flush=True)
 
 
 # Seconds per step.
@@ -83,6 +90,7 @@ def time_steps(
         probe = 8 if kinds[kind][0] is None else 4_096
         rate = run(kind, rows, probe)
         steps[kind, rows] = max(probe, int(seconds * rate))
+        tell(f"{rows:,} rows, {kind}: {1e6 / rate:,.1f} µs a step")
     for _ in range(repeats):
         for turn in turns:
             times[turn].append(1 / run(*turn, steps[turn]))
@@ -126,6 +134,7 @@ def time_to_target(
             trial["center"].append(round(center, 4))
             trial["width"].append(round(width, 4))
             trial["seconds"].append(round(second * steps, 4))
+            tell(f"{len(x):,} rows, {kind}, {steps:,} steps: {center + width:.3g} nats")
             if center + width > TARGET and seed == 1:
                 break
         if not trial["center"]:
@@ -229,6 +238,7 @@ def nuts_while_it_follows(
         else:
             found.append(run_nuts(tables[n], references[n], *lengths))
             predicted = found[-1]["seconds_warmup"] + found[-1]["seconds_sampling"]
+            tell(f"{n:,} rows, NUTS: {predicted:.3g} s")
         last = n
     return found
 
