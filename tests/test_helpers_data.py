@@ -215,7 +215,7 @@ def test_right_answers(capsys, answer, expected, options):
         ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not what we get."),
         ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
         (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
-        (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1."),
+        (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1"),
         ([1, -np.inf], [1, 2], {}, "x: expected finite numbers, got 1 NaN or "),
         ("3", 3, {}, "x: expected an array of numbers, got '3'."),
         ([1, [2, 3]], 3, {}, "x: expected an array of numbers, got [1, [2, 3]]."),

@@ -63,6 +63,8 @@ def test_a_change_makes_a_notebook_stale(package):
     nb["cells"].append(new_markdown_cell("Prose does not count."))
     nb["cells"][1]["source"] = "#| fig-cap: another\n1 + 1"
     (package / "unused.py").write_text("changed = True")
+    text = (package / "b.py").read_text()
+    (package / "b.py").write_text(f"{text}\n\n# Neither do comments and empty lines.\n")
     assert execute.stale(nb, package) == []
     (package / "b.py").write_text("x = 2")
     assert len(execute.stale(nb, package)) == 1

@@ -126,12 +126,25 @@ def helper_modules(sources: Iterable[str], folder: Path = HELPERS) -> set[Path]:
     return found
 
 
+def skeleton(node: object) -> object:
+    """Return what a piece of code does, whatever its layout and Python's version."""
+    if isinstance(node, ast.AST):
+        fields = ast.iter_fields(node)
+        parts = [[name, skeleton(x)] for name, x in fields if x not in (None, [])]
+        return [type(node).__name__, *parts]
+    return [skeleton(x) for x in node] if isinstance(node, list) else repr(node)
+
+
 def helpers_sha256(nb: dict, folder: Path = HELPERS) -> str:
-    """Hash the text of the helpers modules that a notebook uses."""
+    """Hash the code of the helpers modules that a notebook uses.
+
+    Comments and line breaks are left out: they change no output.
+    """
     sources = [python_source(c) for c in nb["cells"] if c["cell_type"] == "code"]
     digest = hashlib.sha256()
     for path in sorted(helper_modules(sources, folder)):
-        digest.update(f"{path.name}\0{path.read_text(encoding='utf-8')}\0".encode())
+        code = json.dumps(skeleton(ast.parse(path.read_text(encoding="utf-8"))))
+        digest.update(f"{path.name}\0{code}\0".encode())
     return digest.hexdigest()
 
 

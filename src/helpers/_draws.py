@@ -106,8 +106,8 @@ class Predictor:
             jax.ShapeDtypeStruct((rows, *a.shape[1:]) if v else a.shape, a.dtype)
             for a, v in zip(arrays, self.varies, strict=True)
         ]
-        key = jax.random.key(0)
-        found = jax.eval_shape(self.draw, params, key, key, structs)
+        key = jax.random.key(0)  # nothing is drawn: used twice on purpose
+        found = jax.eval_shape(self.draw, params, key, key, structs)  # on purpose
         return {name: value.shape for name, value in found.items()}
 
 

@@ -96,7 +96,13 @@ def _initial_state(svi, rng_key, arguments, init_params) -> SVIState:
                 f"init_params: expected {name!r} of shape {shapes[0]}, got {shapes[1]}"
             )
     _validate.model_arguments((), dict(init_params))
-    return svi.init(rng_key, *args, init_params=dict(init_params), **kwargs)
+    # The same key on purpose: what is not given starts as it would without.
+    return svi.init(
+        rng_key,  # on purpose
+        *args,
+        init_params=dict(init_params),
+        **kwargs,
+    )
 
 
 def fit(
@@ -245,7 +251,7 @@ def fit(
 
     look = Look(0, state, best, np.zeros(0, jnp.result_type(float)), np.zeros((0, 2)))
     facts = batch_size, num_rows, looking and every
-    look = keeper.resumed(look, rng_key, arguments, *facts)
+    look = keeper.resumed(look, rng_key, arguments, *facts)  # looks at it, on purpose
     run = Run(
         svi,
         source,
