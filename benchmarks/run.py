@@ -20,6 +20,12 @@ SCRIPTS = {
     "frameworks.py": "--quick --no-install",
     "devices.py": "--quick",
     "processes.py": "--quick",
+    "rows.py": "--quick",
+    "streaming.py": "--quick",
+    "resume.py": "--quick",
+    "prediction.py": "--quick",
+    "many_fits.py": "--quick",
+    "production.py": "--quick",
 }
 
 
