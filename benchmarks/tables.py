@@ -7,8 +7,8 @@ block begin the next batch. The rows themselves must be stored in random order.
 """
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,37 +66,41 @@ def _columns(pairs: Sequence[Pair]) -> pa.Table:
     return pa.table([pa.array(column) for column in (*x.T, y)], schema=SCHEMA)
 
 
-def _stream(
-    read: Callable[[int], Pair],
-    lengths: Sequence[int],
-    batch_size: int,
-    seed: int,
-    first: int,
-) -> Iterator[Pair]:
-    """Yield batches; the first of them would be number `first` of a new stream."""
-    epoch, skip = divmod(first * batch_size, sum(lengths))
-    held, missing = [], batch_size
+def _order(lengths: Sequence[int], seed: int, start: int) -> Iterator[tuple[int, int]]:
+    """Yield numbers of blocks without end, and how many rows of each to pass over."""
+    epoch, skip = divmod(start, sum(lengths))
     while True:
         for block in np.random.default_rng([seed, epoch]).permutation(len(lengths)):
-            if skip >= lengths[block]:
-                skip -= lengths[block]
-                continue
-            x, y = read(int(block))
-            start, skip = skip, 0
-            while start < len(y):
-                stop = min(start + missing, len(y))
-                held.append((x[start:stop], y[start:stop]))
-                missing -= stop - start
-                start = stop
-                if not missing:
-                    joined = zip(*held, strict=True)
-                    yield (
-                        held[0]
-                        if len(held) == 1
-                        else tuple(np.concatenate(parts) for parts in joined)
-                    )
-                    held, missing = [], batch_size
+            if skip < lengths[block]:
+                yield int(block), skip
+            skip = max(skip - lengths[block], 0)
         epoch += 1
+
+
+def _one_ahead(read: Callable[[int], Pair], order: Iterator) -> Iterator[Pair]:
+    """Read each block while the one before is in use, in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        block, skip = next(order)
+        coming = pool.submit(read, block)
+        for next_block, next_skip in order:
+            pair = coming.result()
+            coming = pool.submit(read, next_block)
+            yield tuple(rows[skip:] for rows in pair)
+            skip = next_skip
+
+
+def _batches(blocks: Iterable[Pair], size: int) -> Iterator[Pair]:
+    """Cut blocks into batches; what is left of one begins a batch with the next."""
+    held, missing = [], size
+    for x, y in blocks:
+        for start in range(missing - size, len(y), size):
+            rows = slice(max(start, 0), start + size)
+            held.append((x[rows], y[rows]))
+            missing -= len(held[-1][1])
+            if not missing:
+                joined = zip(*held, strict=True)
+                yield held[0] if len(held) == 1 else tuple(map(np.concatenate, joined))
+                held, missing = [], size
 
 
 def map_loader(paths: Sequence[Path], batch_size: int, seed: int = 0) -> Loader:
@@ -117,23 +121,37 @@ def map_loader(paths: Sequence[Path], batch_size: int, seed: int = 0) -> Loader:
         return np.asarray(x)[rows], np.asarray(y)[rows]
 
     lengths = [min(BLOCK, len(y) - start) for start in starts]
-    return partial(_stream, read, lengths, batch_size, seed)
+
+    def batches(first):
+        order = _order(lengths, seed, first * batch_size)
+        blocks = (tuple(a[skip:] for a in read(block)) for block, skip in order)
+        return _batches(blocks, batch_size)
+
+    return batches
 
 
 def parquet_loader(path: Path, batch_size: int, seed: int = 0) -> Loader:
     """Stream a Parquet file, a row group at a time.
 
-    One thread reads: the other cores are busy with the fit.
+    To decode takes as long as to use the rows, so it is done one group ahead. The file
+    is mapped, and let go as in `map_loader`: nothing is copied before it is decoded.
     """
-    file = pq.ParquetFile(path)
+    with path.open("rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(mapped)))
     groups = range(file.metadata.num_row_groups)
     lengths = [file.metadata.row_group(group).num_rows for group in groups]
 
     def read(block):
+        mapped.madvise(mmap.MADV_DONTNEED)
         table = file.read_row_group(block, columns=NAMES, use_threads=False)
         x = np.empty((len(table), DIM), "float32")
         for i, name in enumerate(NAMES[:-1]):
             x[:, i] = table[name].to_numpy()
         return x, table["y"].to_numpy()
 
-    return partial(_stream, read, lengths, batch_size, seed)
+    def batches(first):
+        order = _order(lengths, seed, first * batch_size)
+        return _batches(_one_ahead(read, order), batch_size)
+
+    return batches
