@@ -146,7 +146,8 @@ def ratios(rates: dict[str, list[float]], to: str) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Time the loops and write the figures down."""
     parser = record.parser(__doc__)
-    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--short-steps", type=int, default=8_000)
     parser.add_argument("--python-steps", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args(argv)
@@ -154,13 +155,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     draws = (16, 64)
     if options.quick:
         steps, python_steps, repeats, draws = 200, 20, 1, (16,)
+        options.short_steps = 100
 
     train, validation, _ = make_data()
-    loops = make_loops(
-        train, validation, draws=draws, steps=steps, python_steps=python_steps
+    make = partial(
+        make_loops, train, validation, draws=draws, python_steps=python_steps
     )
+    loops, short = make(steps=steps), make(steps=options.short_steps)
+    del short["python_loop"]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         rates, cpu_rates, apart = take_turns(loops, repeats)
+        short_rates, _, _ = take_turns(short, repeats)
     # To the last bit on a CPU; a GPU may add up in another order.
     assert apart < 1e-4, f"losses differ between loops, by a factor of 1 + {apart:.1e}"
 
@@ -177,6 +182,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "steps_per_second": {k: round(median(each)) for k, each in rates.items()},
         "times_python_loop": ratios(rates, "python_loop"),
         "times_scan": ratios(rates, "scan"),
+        # Here what `fit` does before the first step counts for more.
+        "short_run": {
+            "steps": options.short_steps,
+            "times_scan": ratios(short_rates, "scan"),
+        },
         # What a busy machine disturbs less: steps per second of processor time.
         "times_scan_by_processor_time": ratios(cpu_rates, "scan"),
         "steps_per_second_of_each_run": {

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the figures down."""
     parser = record.parser(__doc__)
     options = parser.parse_args(argv)
-    repeats, steps, sizes, requests = 5, 8_000, [1, 32, 1_024], 1_000
+    repeats, steps, sizes, requests = 3, 8_000, [1, 32, 1_024], 1_000
     name = "network"
     if options.quick:
         repeats, steps, sizes, requests, name = 1, 200, [1, 32], 20, "logistic"

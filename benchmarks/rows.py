@@ -278,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = record.parser(__doc__)
     parser.add_argument("--budget", type=float, default=240.0, help="seconds, at most")
     options = parser.parse_args(argv)
-    sizes, seconds, repeats = [10**k for k in range(3, 8)], 1.0, 5
+    sizes, seconds, repeats = [10**k for k in range(3, 8)], 0.5, 9
     batch_sizes, particles, lengths = (256, 1_024), (1, 10), (300, 300)
     limits = Limits(keys=3, steps=500, seconds=options.budget)
     left_out = []  # of what follows the steps

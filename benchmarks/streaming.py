@@ -30,11 +30,12 @@ import record
 from bars import bar, holds, say
 from helpers.environment import device
 from helpers.training import fit
-from logistic_model import make_svi
+from logistic_model import Reference, make_svi, newton
 from tables import map_loader, parquet_loader, write_maps, write_parquet
 
 ROW_BYTES = 4 * 11
 LOADERS = {"memory map": map_loader, "Parquet": parquet_loader}
+PEAK = 0.02  # learning rate of a run of one epoch
 LEFT = 0.6  # of the table's size: the memory allowed beyond what a process starts with
 
 
@@ -129,10 +130,12 @@ def one_epoch(
 ) -> dict[str, Any]:
     """Fit for an epoch and tell speed and memory. It runs in a process of its own.
 
-    A short fit before compiles, so that what is counted and limited are data.
+    A short fit before compiles, so that what is counted and limited are data. The
+    learning rate goes to zero over the epoch.
     """
-    svi, key = make_svi(optax.adam(0.01)), jax.random.key(1)
-    run = partial(fit, key, svi, progress_bar=False, size=num_rows)
+    steps = -(-num_rows // batch_size)
+    svi = make_svi(optax.adam(optax.cosine_decay_schedule(PEAK, steps)))
+    run = partial(fit, jax.random.key(1), svi, progress_bar=False, size=num_rows)
 
     def prepared(steps):
         if kind == "memory":
@@ -145,23 +148,34 @@ def one_epoch(
         prepared(4)()
     if limited:
         child.limit_memory(int(LEFT * num_rows * ROW_BYTES))
-    result = prepared(-(-num_rows // batch_size))()
+    result = prepared(steps)()
+    params = {name: np.asarray(each).tolist() for name, each in result.params.items()}
     return {
+        "steps": steps,
+        "seconds": round(steps / result.steps_per_second, 2),
         "rows_per_second": float(f"{result.steps_per_second * batch_size:.4g}"),
         "peak_mib": child.peak_mib(),
         "loss": float(result.losses[-1]),
+        "params": params,
     }
 
 
-def epoch_in_child(folder: Path, kind: str, num_rows: int, **options: Any) -> dict:
-    """Run `one_epoch` in a fresh process; it may fail."""
+def epoch_in_child(
+    folder: Path, kind: str, num_rows: int, reference: Reference, **options: Any
+) -> dict:
+    """Run `one_epoch` in a fresh process; it may fail. Tell how far off its fit is."""
     arguments = {"folder": str(folder), "kind": kind, "num_rows": num_rows}
     found = child.run(__file__, "one_epoch", **arguments, **options)
     found.pop("process_seconds", None)
+    if params := found.pop("params", None):
+        center, width = reference.parts(params)
+        found["nats_left"] = {"center": round(center, 3), "width": round(width, 3)}
     return found
 
 
-def limited_memory(folder: Path, num_rows: int, batch_size: int) -> dict[str, Any]:
+def limited_memory(
+    folder: Path, num_rows: int, reference: Reference, batch_size: int
+) -> dict[str, Any]:
     """Fit with less memory than the table takes: streamed, and loaded whole."""
     kinds = ("memory", *LOADERS)
     options = {"batch_size": batch_size, "limited": True}
@@ -169,7 +183,10 @@ def limited_memory(folder: Path, num_rows: int, batch_size: int) -> dict[str, An
         "rows": num_rows,
         "table_mib": round(num_rows * ROW_BYTES / 2**20),
         "allowed_mib": round(LEFT * num_rows * ROW_BYTES / 2**20),
-        **{kind: epoch_in_child(folder, kind, num_rows, **options) for kind in kinds},
+        **{
+            kind: epoch_in_child(folder, kind, num_rows, reference, **options)
+            for kind in kinds
+        },
     }
 
 
@@ -201,10 +218,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 turns = folder, n, batch_size, rows_wanted, repeats
                 kept[f"{n:,} rows, batch {batch_size:,}"] = compare(take_turns(*turns))
             cached[f"{n:,}"] = cached_share(files)
-            run = partial(epoch_in_child, folder, num_rows=n, batch_size=batch_sizes[0])
+            reference = newton(*(np.load(folder / f"{k}.npy", "r") for k in "xy"))
+            about = {"num_rows": n, "reference": reference}
+            run = partial(epoch_in_child, folder, **about, batch_size=batch_sizes[0])
             memory[f"{n:,}"] = {kind: run(kind=kind) for kind in kinds}
             if n == sizes[-1] and not options.quick:
-                limit = limited_memory(folder, n, batch_sizes[0])
+                limit = limited_memory(folder, n, reference, batch_sizes[0])
                 forget(files)
                 share = cached_share(files)
                 cold = {"rows": n, "cached_share_before": share}
