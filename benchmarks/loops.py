@@ -152,16 +152,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args(argv)
     steps, python_steps, repeats = options.steps, options.python_steps, options.repeats
-    draws = (16, 64)
+    draws, few = (16, 64), options.short_steps
     if options.quick:
         steps, python_steps, repeats, draws = 200, 20, 1, (16,)
-        options.short_steps = 100
+        few = 100
 
     train, validation, _ = make_data()
     make = partial(
         make_loops, train, validation, draws=draws, python_steps=python_steps
     )
-    loops, short = make(steps=steps), make(steps=options.short_steps)
+    loops, short = make(steps=steps), make(steps=few)
     del short["python_loop"]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         rates, cpu_rates, apart = take_turns(loops, repeats)
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "times_scan": ratios(rates, "scan"),
         # Here what `fit` does before the first step counts for more.
         "short_run": {
-            "steps": options.short_steps,
+            "steps": few,
             "times_scan": ratios(short_rates, "scan"),
         },
         # What a busy machine disturbs less: steps per second of processor time.
