@@ -2,8 +2,9 @@
 
 Starts: the seconds until the first steps of `fit` are done, in fresh processes; without
 a cache of compiled code, with an empty one, and with the one that was filled so (JAX is
-told to keep all; by default it keeps what takes a second to compile), and with one that
-was filled and is read with the same hash seed of Python. Beside them, what compiling ahead of time takes apart: tracing, compiling, running.
+told to keep all; by default it keeps what takes a second to compile); and with one that
+was filled, and is read, with the same hash seed of Python. Beside them, what compiling
+ahead of time takes apart: tracing, compiling, running.
 
 Serving: the posterior predictive of the fitted network becomes a function of the inputs
 alone, with draws of the weights inside, and is exported for any number of rows. A fresh
