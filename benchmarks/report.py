@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import record
+import report_devices
 import report_fits
 import report_scale
 from report_bars import bars_table
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "resume": report_scale.resume,
     "prediction": report_scale.prediction,
     "production": report_scale.production,
+    "accelerators": report_devices.accelerators,
 }
 HEAD = """\
 ---
@@ -62,22 +64,30 @@ def read(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        By the name of the script, without ``.py``.
+        By the name of the script, without ``.py``; of `accelerators.py`, which has a
+        file for each backend, those by their names.
 
     Raises
     ------
     SystemExit
         If some are not there; it names them.
     """
-    paths = {name: folder / f"{name}.json" for name in SECTIONS}
-    if missing := [path.name for path in paths.values() if not path.exists()]:
+    paths = {name: sorted(folder.glob(f"{name}.json")) for name in SECTIONS}
+    paths["accelerators"] = sorted(folder.glob("accelerators-*.json"))
+    if missing := [f"{name}.json" for name, found in paths.items() if not found]:
         raise SystemExit(
             f"no {', '.join(missing)} in {folder}: run the scripts of these names first"
         )
-    return {
-        name: json.loads(path.read_text(encoding="utf-8"))
-        for name, path in paths.items()
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for each in paths.values()
+        for path in each
     }
+    by_backend = {
+        path.stem.partition("-")[2]: found.pop(path.stem)
+        for path in paths["accelerators"]
+    }
+    return found | {"accelerators": by_backend}
 
 
 def page(results: dict[str, Any]) -> str:

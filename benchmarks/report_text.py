@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NONE = "–"  # was not measured
-SCALES = {1e9: "G", 1e6: "M", 1e3: "k", 1: ""}
+SCALES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1: ""}
 TIMES = {1: "s", 1e-3: "ms", 1e-6: "µs", 1e-9: "ns"}
 
 

@@ -26,6 +26,7 @@ SCRIPTS = {
     "prediction.py": "--quick",
     "many_fits.py": "--quick",
     "production.py": "--quick",
+    "accelerators.py": "--quick",
 }
 
 

@@ -27,7 +27,8 @@ def test_the_stored_page_is_made_of_the_stored_results(results):
 def test_every_script_has_its_section_which_says_where_it_comes_from(results):
     assert {f"{name}.py" for name in report.SECTIONS} == set(run.SCRIPTS)
     text = report.page(results)
-    for facts in results.values():
+    others = {k: each for k, each in results.items() if k != "accelerators"}
+    for facts in (*others.values(), *results["accelerators"].values()):
         assert text.count(f"\n{origin(facts).partition(';')[0]};") == 1
         assert facts["date"] in text
     labels = re.findall(r"\{#(\S+)\}", text)
@@ -67,8 +68,17 @@ def test_a_bar_that_is_missed_says_where(results):
 
 
 def test_missing_results_are_named(tmp_path):
-    with pytest.raises(SystemExit, match=r"no loops.json, .*rows.json.* in "):
+    with pytest.raises(SystemExit, match=r"no loops.json, .*accelerators.json in "):
         report.main([f"--out={tmp_path}"])
+
+
+def test_devices_on_which_nothing_was_measured_are_named(results):
+    cpu = results["accelerators"]["cpu"]
+    write = report.SECTIONS["accelerators"]
+    alone, both = write({"cpu": cpu}), write({"cpu": cpu, "gpu": cpu | {"device": "G"}})
+    assert "Nothing was measured on a GPU." in alone
+    assert "Nothing was measured" not in both
+    assert both.count("GPU, measured") == 3
 
 
 def test_a_page_of_other_results_lies_beside_them(tmp_path, results):
