@@ -153,66 +153,56 @@ def frameworks(facts: Facts) -> str:
 
 def rows(facts: Facts) -> str:
     """Tell of ever more rows."""
-    sizes = facts["rows"]
+    one = ", 1 particle"
     steps = {
-        name.removesuffix(", 1 particle"): by_size
-        for name, by_size in facts["step_seconds"].items()
-        if name.endswith(", 1 particle")
+        f"a step, {kind}": by_size
+        for kind, by_size in facts["step_seconds"].items()
+        if kind.endswith(one)
     }
-    step_rows = [
-        {"rows": f"{n:,}", **{kind: seconds(each[i]) for kind, each in steps.items()}}
-        for i, n in enumerate(sizes)
+    target = {f"to the target, {k}": v for k, v in facts["seconds_to_target"].items()}
+    crossed = [
+        f"- {kind}: at {number(at, 2)} rows\n"
+        for kind, at in facts["crossings"].items()
+        if at is not None
     ]
-    target = [
-        {
-            "rows": f"{n:,}",
-            **{k: seconds(each[i]) for k, each in facts["seconds_to_target"].items()},
-        }
-        for i, n in enumerate(sizes)
-    ]
+    second = facts["rows"][1]
     return section(
-        "From a thousand rows to ten million",
+        "More and more rows",
         "rows",
         "A logistic regression with ten coefficients, fitted with all rows at each "
-        "step and with minibatches.",
-        table(step_rows, "rows-steps", "Time of one step of `fit`."),
+        "step and with minibatches. The last line is the slope on logarithmic axes, "
+        f"from {second:,} rows on: 1 is “in proportion to the rows”, 0 “not at all”.",
+        table(
+            _by_rows(facts, steps),
+            "rows-steps",
+            f"Time of one step of `fit`; “{NONE}”: fewer rows than a batch has.",
+        ),
         "How long it takes to come within "
         f"{facts['target_nats']} nats of the best mean-field guide, compilation left "
         f"out (minibatches of {facts['batch_size']:,} rows), and how long NUTS takes "
         "for a hundred effective draws. Newton's method, which finds mode and "
         "curvature, is the reference that distances are measured from.",
         table(
-            target,
+            _by_rows(facts, target),
             "rows-target",
             f"Time to the target; “{NONE}”: not within the time allowed.",
         ),
-        _curves(facts),
+        "Where these curves cross:\n\n" + "".join(crossed) if crossed else "",
         origin(facts),
     )
 
 
-def _curves(facts: Facts) -> str:
-    """Say how curves of seconds over rows rise, and where they cross."""
-    kept = {k: v for k, v in facts["slopes"].items() if v is not None}
-    slopes = [
-        f"{number(slope, 2)} ({kind.removesuffix(', 1 particle')})"
-        for kind, slope in kept.items()
-        if not kind.endswith("particles")
+def _by_rows(facts: Facts, curves: dict[str, list]) -> list[dict[str, str]]:
+    """Return a line for each number of rows, and one of slopes."""
+    names = {
+        curve: curve.partition(", ")[2].removesuffix(", 1 particle") for curve in curves
+    }
+    lines = [
+        {"rows": f"{n:,}"} | {names[k]: seconds(each[i]) for k, each in curves.items()}
+        for i, n in enumerate(facts["rows"])
     ]
-    crossed = [
-        f"- {kind}: at {number(rows, 2)} rows\n"
-        for kind, rows in facts["crossings"].items()
-        if rows is not None
-    ]
-    said = ""
-    if slopes:
-        said = (
-            "Slopes on logarithmic axes from the second size on, where 1 means “in "
-            f"proportion to the rows” and 0 “not at all”: {'; '.join(slopes)}. "
-        )
-    if crossed:
-        said += "Curves cross:\n\n" + "".join(crossed)
-    return said
+    slopes = {names[k]: number(facts["slopes"][k], 2) for k in curves}
+    return [*lines, {"rows": "slope"} | slopes]
 
 
 def many_fits(facts: Facts) -> str:
