@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bars import bar
-from report_text import NONE, number, span, table
+from report_text import NONE, SPACE, number, span, table
 
 Case = dict[str, Any]  # as `bars.bar` returns it
 Results = Mapping[str, dict[str, Any]]
+SIGNS = {"<=": "≤", ">=": "≥"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Bar:
             return shown
         power = float(value)
         shown = f"$10^{{{math.log10(power):.0f}}}$" if power < 1e-3 else value
-        return f"{ {'<=': '≤', '>=': '≥'}[sign] } {shown}"
+        return f"{SIGNS[sign]}{SPACE}{shown}"
 
     @property
     def missed(self) -> dict[str, Case]:
@@ -66,7 +67,7 @@ class Bar:
         """Whether it was reached, in plain words."""
         if not self.cases:
             return "not measured"
-        return "not reached" if self.missed else "reached"
+        return "**not reached**" if self.missed else "reached"
 
     def explained(self) -> str:
         """Say, of a bar that was not reached, where it was and where not."""

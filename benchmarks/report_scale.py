@@ -7,6 +7,7 @@ from typing import Any
 
 from report_text import (
     NONE,
+    SPACE,
     millions,
     number,
     origin,
@@ -103,7 +104,10 @@ def streaming(facts: Facts) -> str:
     peaks = [
         {
             "rows": n,
-            **{kind: f"{number(run['peak_mib'])} MiB" for kind, run in kinds.items()},
+            **{
+                kind: f"{number(run['peak_mib'])}{SPACE}MiB"
+                for kind, run in kinds.items()
+            },
         }
         for n, kinds in facts["one_epoch_in_a_fresh_process"].items()
     ]
@@ -187,8 +191,8 @@ def prediction(facts: Facts) -> str:
         {
             "rows": n,
             "rows per second": number(run["rows_per_second"]),
-            "peak memory": f"{number(run['peak_mib'])} MiB",
-            "peak memory, all at once": f"{number(at_once[n]['peak_mib'])} MiB"
+            "peak memory": f"{number(run['peak_mib'])}{SPACE}MiB",
+            "peak memory, all at once": f"{number(at_once[n]['peak_mib'])}{SPACE}MiB"
             if n in at_once
             else NONE,
         }

@@ -4,10 +4,13 @@ Nothing here knows what was measured.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 NONE = "–"  # was not measured
+SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
+WIDEST = 36  # letters in a line of a table's cell
 SCALES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1: ""}
 TIMES = {1: "s", 1e-3: "ms", 1e-6: "µs", 1e-9: "ns"}
 
@@ -46,7 +49,8 @@ def scaled(value: float | None, unit: str) -> str:
     if value is None:
         return NONE
     size = next((size for size in SCALES if abs(value) >= 0.9995 * size), 1)
-    return f"{number(value / size if size > 1 else value)} {SCALES[size]}{unit}"
+    shown = number(value / size if size > 1 else value)
+    return f"{shown}{SPACE}{SCALES[size]}{unit}"
 
 
 def seconds(value: float | None) -> str:
@@ -54,12 +58,12 @@ def seconds(value: float | None) -> str:
     if value is None:
         return NONE
     unit = next((unit for unit in TIMES if abs(value) >= 0.9995 * unit), 1e-9)
-    return f"{number(value / unit)} {TIMES[unit]}"
+    return f"{number(value / unit)}{SPACE}{TIMES[unit]}"
 
 
 def millions(value: float | None) -> str:
     """Show a rate in millions."""
-    return NONE if value is None else f"{number(value / 1e6)} million"
+    return NONE if value is None else f"{number(value / 1e6)}{SPACE}million"
 
 
 def several(items: Sequence[str]) -> str:
@@ -92,14 +96,20 @@ def table(rows: Sequence[Mapping[str, str]], label: str, caption: str) -> str:
         Markdown, with a blank line at its end. Numbers are set to the right.
     """
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    sides = ["--:" if _are_numbers(cells) else ":--" for cells in columns.values()]
-    lines = [list(columns), [":--", *sides[1:]], *zip(*columns.values(), strict=True)]
+    rules = [_rule(name, cells) for name, cells in columns.items()]
+    rules[0] = f":{rules[0].strip(':')}-"
+    lines = [list(columns), rules, *zip(*columns.values(), strict=True)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{text}\n\n: {caption} {{#tbl-results-{label}}}\n\n"
 
 
-def _are_numbers(cells: Sequence[str]) -> bool:
-    return all(cell == NONE or cell[:1].isdigit() or cell[:1] == "$" for cell in cells)
+def _rule(name: str, cells: Sequence[str]) -> str:
+    """Return the line below a header: its length makes the width of the column."""
+    words = max(name.split(), key=len, default="")
+    shown = [re.sub(r"\\times|[${}^]", "", cell) for cell in cells]
+    width = max(map(len, (words, *(cell[:WIDEST] for cell in shown))))
+    numbers = all(cell == NONE or cell[:1] in "0123456789$" for cell in cells)
+    return "-" * (width + 1) + ":" if numbers else ":" + "-" * (width + 1)
 
 
 def section(title: str, label: str, *parts: str) -> str:
