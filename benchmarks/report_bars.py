@@ -211,7 +211,7 @@ def bars_table(results: Results) -> str:
             "what": each.what,
             "bar": each.limit,
             "measured": each.measured,
-            "": each.verdict,
+            "result": each.verdict,
         }
         for each in found
     ]

@@ -45,7 +45,8 @@ def accelerators(found: dict[str, Facts]) -> str:
         "No step is faster than one that does next to nothing, than its bytes pass "
         "through memory, or than its operations are done at the speed of a large "
         "product of matrices. The longest of the three is the estimate; the word "
-        "beside it says which one it is.",
+        "beside it says which one it is. Exponentials, logarithms and random numbers "
+        "count for nothing in it.",
         *(
             table(_side_by_side(found, kind, size, unit), label, caption)
             for kind, size, unit, caption in kinds
@@ -59,7 +60,7 @@ def accelerators(found: dict[str, Facts]) -> str:
 def _best(name: str, facts: Facts) -> dict[str, str]:
     limits = facts["limits"]
     return {
-        "": name,
+        "device": name,
         "memory": scaled(facts["memory_bytes"], "B"),
         "a step, at least": seconds(limits["floor_seconds"]),
         "copy": scaled(limits["copied_bytes_per_second"], "B/s"),

@@ -71,7 +71,7 @@ def processes(facts: Facts) -> str:
     kinds = {k: v for k, v in facts.items() if k.endswith(("process", "processes"))}
     fits = [
         {
-            "": name.replace("_", " "),
+            "fit over": name.replace("_", " "),
             "one step": seconds(fit["step_seconds"]),
             "sent per step": _sent(fit) if "mesh" in fit else NONE,
             "time to talk, per step": seconds(fit.get("talk_seconds")),
