@@ -249,17 +249,23 @@ def test_one_command_runs_all_scripts_and_goes_on_after_a_failure(
         if "\nif __name__ ==" in path.read_text(encoding="utf-8")
     }
     parts = {"frameworks_worker.py", "production_fit.py", "production_server.py"}
-    assert set(run.SCRIPTS) == scripts - {"run.py", *parts}
+    assert set(run.SCRIPTS) == scripts - {"run.py", "report.py", *parts}
 
     (tmp_path / "good.py").write_text("import sys; print('ran', *sys.argv[1:])")
     (tmp_path / "bad.py").write_text("raise SystemExit(3)")
+    (tmp_path / "report.py").write_text("import sys; print('shown', *sys.argv[1:])")
     monkeypatch.setattr(run.record, "HERE", tmp_path)
     monkeypatch.setattr(run, "SCRIPTS", {"bad.py": "", "good.py": "--quick"})
-    with pytest.raises(SystemExit, match="1 of 2 failed"):
-        run.main(["--quick", f"--out={tmp_path}"])
+    elsewhere = tmp_path / "elsewhere"
+    with pytest.raises(SystemExit, match="1 of 3 failed"):
+        run.main(["--quick", f"--out={elsewhere}"])
     shown = capfd.readouterr().out
-    assert f"ran --quick --out={tmp_path}" in shown
+    assert f"ran --quick --out={elsewhere}" in shown
     assert "FAILED" in shown
-    with pytest.raises(SystemExit) as ended:
-        run.main(["good.py", f"--out={tmp_path}"])
-    assert not ended.value.code
+    assert f"shown --out={elsewhere}" in shown
+    # A page of the results of one script: only where the others are stored.
+    for out, has_page in ((elsewhere, False), (tmp_path, True)):
+        with pytest.raises(SystemExit) as ended:
+            run.main(["good.py", f"--out={out}"])
+        assert not ended.value.code
+        assert ("shown" in capfd.readouterr().out) == has_page

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+import accelerators
 import child
+from accelerators import Work, network
 from logistic_model import DIM, TRUE, Reference, make_rows, newton
 from many_fits import best_normal, divergence
 from rows import crossing, slope
@@ -19,6 +21,7 @@ from tables import map_loader, parquet_loader, write_maps, write_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("streaming", "production", "rows", "resume", "prediction", "many_fits")
+DEVICE = f"accelerators-{jax.default_backend()}"
 COMMON = {"command", "date", "hardware", "versions", "device", "bars"}
 
 
@@ -38,13 +41,14 @@ def results(tmp_path_factory):
         return subprocess.run(line, capture_output=True, text=True, env=env)
 
     with ThreadPoolExecutor(2) as pool:
-        return folder, dict(zip(NAMES, pool.map(run, NAMES), strict=True))
+        names = (*NAMES, "accelerators")
+        return folder, dict(zip(names, pool.map(run, names), strict=True))
 
 
 @pytest.fixture
 def facts(results, request):
     folder, runs = results
-    done = runs[request.param]
+    done = runs[request.param.partition("-")[0]]
     assert done.returncode == 0, done.stderr
     return json.loads((folder / f"{request.param}.json").read_text(encoding="utf-8"))
 
@@ -133,6 +137,54 @@ def test_production(facts):
     assert facts["unwanted_modules"] == []
     assert facts["largest_difference"] < 1e-5
     assert facts["server"]["seconds_request"].keys() == {"1", "32"}
+
+
+@pytest.mark.parametrize("facts", [DEVICE], indirect=True)
+def test_accelerators(facts):
+    assert facts.keys() >= COMMON - {"bars"}
+    assert all(limit > 0 for limit in facts["limits"].values())
+    for kind, size in (
+        ("logistic", "rows"),
+        ("network", "width"),
+        ("particles", "particles"),
+    ):
+        assert facts[kind]
+        for each in facts[kind]:
+            assert each.keys() >= {size, "estimate_waits_for"}
+            assert each["step_seconds"] > 0
+            # Half of it is luck: a short run measures once.
+            assert each["estimated_seconds"] < 5 * each["step_seconds"]
+
+
+def test_the_estimate_is_the_slowest_of_three():
+    machine = {
+        "floor_seconds": 1e-5,
+        "copied_bytes_per_second": 2e9,
+        "summed_bytes_per_second": 1e9,
+        "flops_per_second": 1e10,
+    }
+
+    def of(nbytes, flops):
+        return accelerators.estimate(Work({}, nbytes, flops, None), machine)
+
+    assert of(1, 1) == (1e-5, "start")
+    assert of(2e9, 1) == (1.0, "memory")
+    assert of(1, 1e11) == (10.0, "arithmetic")
+
+
+def test_a_size_whose_step_takes_too_long_is_left_out():
+    def start():
+        return lambda steps, chunk: 0.25 / chunk
+
+    assert accelerators.prepared(start, 1.0, longest=0.1) is None
+    assert accelerators.prepared(start, 1.0, longest=0.2)() == 0.25 / 8
+    work = network(4)
+    machine = dict.fromkeys(
+        ("copied_bytes_per_second", "summed_bytes_per_second", "flops_per_second"), 1.0
+    )
+    left_out = accelerators.described(work, [], machine | {"floor_seconds": 1.0})
+    assert left_out["step_seconds"] is None
+    assert left_out["width"] == 4
 
 
 def test_short_tables_begin_like_long_ones():
