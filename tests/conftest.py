@@ -43,12 +43,12 @@ class Site:
             for name in self.pages
         }
 
-    @property
+    @functools.cached_property
     def decks(self) -> list[str]:
         """Addresses of the decks."""
         return [name for name, soup in self.soups.items() if soup.select(".reveal")]
 
-    @property
+    @functools.cached_property
     def articles(self) -> list[str]:
         """Addresses of the pages that are no decks."""
         return [name for name in self.pages if name not in self.decks]
