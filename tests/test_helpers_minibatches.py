@@ -318,6 +318,36 @@ def test_other_plates_may_be_subsampled_too():
         _weights.check_model(crossed, ((X[:20], Y[:20], 20), {}), 20, N)
 
 
+def guide(x, y=None, size=None):
+    loc = numpyro.param("loc", jnp.zeros(2))
+    numpyro.sample("w", dist.Normal(loc, 0.1).to_event(1))
+
+
+def test_no_row_numbers_are_drawn_that_nobody_uses(monkeypatch):
+    """They would be as many as the whole table has rows, more than memory may hold."""
+    svi = SVI(model, guide, optax.adam(0.02), Trace_ELBO())
+    drawn = []
+    draw = numpyro.primitives._subsample_fn
+
+    def noted(size, some, rng_key=None):
+        drawn.append(isinstance(rng_key, jax.core.Tracer))
+        return draw(size, some, rng_key)
+
+    monkeypatch.setattr(numpyro.primitives, "_subsample_fn", noted)
+    kept = training.fit(
+        jax.random.key(1),
+        svi,
+        20,
+        batches=endless,
+        num_rows=10**9,
+        size=10**9,
+        progress_bar=False,
+    )
+    assert kept.steps == 20
+    assert drawn  # compiled code has no use for them and leaves them out
+    assert all(drawn)
+
+
 @pytest.mark.parametrize("right", [model, by_hand, no_plate])
 def test_right_weights_pass(right):
     call = {"batch_size": 20, "size": N}

@@ -1,6 +1,8 @@
 """A fit over devices and over processes has the losses of one device."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,6 +49,38 @@ def test_eight_devices_have_the_losses_of_one(one_device):
     assert set(eight) == {"logistic/rows", "network/width"}
     for name, each in eight.items():
         assert equal(each, losses[name.split("/")[0]]), name
+
+
+SPREAD = """
+import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
+from helpers import _loop
+from helpers.training import fit
+
+jax.config.update("jax_num_cpu_devices", 2)
+mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+
+
+def model(x):
+    loc = numpyro.sample("loc", dist.Normal(0, 1))
+    numpyro.sample("x", dist.Normal(loc, 1), obs=x)
+
+
+x = jax.device_put(jnp.arange(8.0), NamedSharding(mesh, PartitionSpec("rows")))
+svi = SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())
+result = fit(jax.random.key(1), svi, 100, x, progress_bar=False, chunk_size=20)
+leaves = jax.tree.leaves(result.state)
+print(_loop.run._cache_size(), {leaf.sharding.num_devices for leaf in leaves})
+"""
+
+
+def test_a_fit_on_several_devices_is_compiled_once():
+    line = [sys.executable, "-c", SPREAD]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(line, capture_output=True, text=True, env=env, timeout=120)
+    assert done.stdout.split() == ["1", "{2}"], done.stderr
 
 
 def test_a_process_that_fails_is_shown_with_what_all_printed():

@@ -79,7 +79,7 @@ def finite_array(name: str, value: Any, *, ndim: int | None = None) -> np.ndarra
     if bad:
         raise ValueError(
             f"{name}: expected finite numbers, got {bad} NaN or infinite "
-            f"of {array.size}, the first at index {first}"
+            f"of {array.size}" + (f", the first at index {first}" if array.ndim else "")
         )
     return array
 

@@ -9,8 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import seed, substitute, trace
+from numpyro.primitives import Messenger
 
 from helpers._arguments import put_together, take_apart
+
+
+class FirstRows(Messenger):
+    """Let subsampled plates take the first rows, and draw none of all.
+
+    NumPyro shuffles the numbers of all rows for it: as many numbers as the table has
+    rows, to be thrown away, since batches come from elsewhere. (Autoguides hide their
+    own first look at the model from handlers; they still do.)
+    """
+
+    def process_message(self, msg: dict) -> None:
+        """Change how the row numbers of a plate are found."""
+        if msg["type"] == "plate" and msg["args"][0] != msg["args"][1]:
+            msg["fn"] = lambda size, some, rng_key=None: jnp.arange(some)
 
 
 def _sites(

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
@@ -77,11 +78,37 @@ def _source(arguments, batch_size, batches, num_rows, rng_key, done):
     return _sources.Stream(batches, num_rows, kwargs, done)
 
 
+def _beside(state: SVIState, arguments: tuple) -> SVIState:
+    """Copy a state to all devices that its data are spread over.
+
+    The compiled loop would do so, and then be compiled again for the state it returns.
+    """
+    placed = {
+        leaf.sharding.mesh
+        for leaf in jax.tree.leaves(arguments)
+        if isinstance(leaf, jax.Array)
+        and isinstance(leaf.sharding, NamedSharding)
+        and leaf.sharding.num_devices > 1
+    }
+    if len(placed) != 1 or jax.process_count() > 1:
+        return state
+    everywhere = NamedSharding(*placed, PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: (
+            leaf
+            if isinstance(leaf.sharding, NamedSharding)
+            else jax.device_put(leaf, everywhere)
+        ),
+        state,
+    )
+
+
 def _initial_state(svi, rng_key, arguments, init_params) -> SVIState:
     args, kwargs = arguments
-    state = svi.init(rng_key, *args, **kwargs)
+    with _weights.FirstRows():
+        state = svi.init(rng_key, *args, **kwargs)
     if init_params is None:
-        return state
+        return _beside(state, arguments)
     known = svi.get_params(state)
     unknown = sorted(set(init_params) - set(known))
     if unknown:
@@ -97,12 +124,14 @@ def _initial_state(svi, rng_key, arguments, init_params) -> SVIState:
             )
     _validate.model_arguments((), dict(init_params))
     # The same key on purpose: what is not given starts as it would without.
-    return svi.init(
-        rng_key,  # on purpose
-        *args,
-        init_params=dict(init_params),
-        **kwargs,
-    )
+    with _weights.FirstRows():
+        state = svi.init(
+            rng_key,  # on purpose
+            *args,
+            init_params=dict(init_params),
+            **kwargs,
+        )
+    return _beside(state, arguments)
 
 
 def fit(
