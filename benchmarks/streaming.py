@@ -39,6 +39,7 @@ PEAK = 0.05  # learning rate of a run of one epoch
 # Adam's memory of squared gradients, in such a run shorter than usual: the first steps
 # are so much larger than the last ones that they would slow down the widths for long.
 MEMORY = 0.95
+WARM = 256  # steps of a fit before the one that counts
 LEFT = 0.6  # of the table's size: the memory allowed beyond what a process starts with
 
 
@@ -133,8 +134,8 @@ def one_epoch(
 ) -> dict[str, Any]:
     """Fit for an epoch and tell speed and memory. It runs in a process of its own.
 
-    A short fit before compiles, so that what is counted and limited are data. The
-    learning rate goes to zero over the epoch.
+    A short fit before compiles and fills the pipeline, so that what is counted and
+    limited are data. The learning rate goes to zero over the epoch.
     """
     steps = -(-num_rows // batch_size)
     schedule = optax.cosine_decay_schedule(PEAK, steps)
@@ -149,7 +150,7 @@ def one_epoch(
         return partial(run, steps, batches=loader, num_rows=num_rows)
 
     if kind != "memory":
-        prepared(4)()
+        prepared(WARM)()
     if limited:
         child.limit_memory(int(LEFT * num_rows * ROW_BYTES))
     result = prepared(steps)()
