@@ -221,7 +221,8 @@ def bars_table(results: Results) -> str:
     ]
     caption = (
         "What the course set out to reach, and what was measured: the least and the "
-        "largest figure, where there are several cases. A bar is reached if it is in all of them."
+        "largest figure, where there are several cases. A bar is reached if it is in "
+        "all of them."
     )
     missed = [f"- {each.explained()}\n" for each in found if each.missed]
     return table(rows, "bars", caption) + "".join(missed)
