@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import record
 
+FULL = {"streaming.py": "--huge"}  # options of a full run
 # Script: the options that make a short run of it.
 SCRIPTS = {
     "bnn_reference.py": "--chains=2 --warmup=50 --draws=50 --members=2",
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = record.folder(options)
     ended = {}
     for script in options.scripts or SCRIPTS:
-        short = SCRIPTS[script].split() if options.quick else []
-        ended[script] = run(script, [*short, f"--out={out}"])
+        chosen = SCRIPTS[script] if options.quick else FULL.get(script, "")
+        ended[script] = run(script, [*chosen.split(), f"--out={out}"])
     # Results of some scripts alone make a page where those of the others are stored.
     if not options.scripts or out.resolve() == record.HERE.resolve():
         ended["report.py"] = run("report.py", [f"--out={out}"])
