@@ -62,6 +62,10 @@ def every_source_has_its_page(site):
 
 
 def links_resolve(site):
+    ids = {
+        page: {tag["id"] for tag in soup.find_all(id=True)}
+        for page, soup in site.soups.items()
+    }
     for page, soup in site.soups.items():
         for tag in soup.find_all("a", href=True):
             address = tag["href"].strip()
@@ -76,10 +80,8 @@ def links_resolve(site):
             name = str(PurePosixPath(path.relative_to(site.folder)))
             if not path.is_file():
                 yield f"{page}: broken link {address}"
-            elif anchor and name in site.soups:
-                anchor = anchor.removeprefix("/")
-                if not site.soups[name].find(id=anchor):
-                    yield f"{page}: broken anchor {address}"
+            elif anchor and name in ids and anchor.removeprefix("/") not in ids[name]:
+                yield f"{page}: broken anchor {address}"
 
 
 def ids_are_unique(site):
