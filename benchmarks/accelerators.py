@@ -208,11 +208,6 @@ def memory() -> int | None:
     return None
 
 
-def short(value: float) -> float:
-    """Keep four digits."""
-    return float(f"{value:.4g}")
-
-
 def described(work: Work, turns: list[float], machine: dict[str, float]) -> dict:
     """Return what is stored of one size; no seconds where it was left out."""
     estimated, waits = estimate(work, machine)
@@ -221,12 +216,12 @@ def described(work: Work, turns: list[float], machine: dict[str, float]) -> dict
         **work.sizes,
         "bytes_per_step": work.nbytes,
         "flops_per_step": work.flops,
-        "step_seconds": step and short(step),
-        "bytes_per_second": step and short(work.nbytes / step),
-        "flops_per_second": step and short(work.flops / step),
-        "estimated_seconds": short(estimated),
+        "step_seconds": record.rounded(step),
+        "bytes_per_second": step and record.rounded(work.nbytes / step),
+        "flops_per_second": step and record.rounded(work.flops / step),
+        "estimated_seconds": record.rounded(estimated),
         "estimate_waits_for": waits,
-        "step_seconds_of_each_run": [short(turn) for turn in turns],
+        "step_seconds_of_each_run": record.rounded(turns),
     }
 
 
@@ -262,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for _ in range(repeats):
         for name, measure in timers.items():
             turns[name].append(measure())
-    machine = {name: short(median(turns[name])) for name in machine}
+    machine = {name: record.rounded(median(turns[name])) for name in machine}
     packages = ("jax", "numpyro", "optax")
     facts = {
         **record.origin("accelerators.py", parser, options, packages),

@@ -423,15 +423,6 @@ def on_paper(
     return table
 
 
-def rounded(value: Any) -> Any:
-    """Keep four digits of each number, in lists and dicts as well."""
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def main() -> None:
     """Compare one device with eight and write it down."""
     parser = record.parser(__doc__)
@@ -473,7 +464,7 @@ def main() -> None:
             ],
         }
     )
-    record.write(out / "devices.json", rounded(found))
+    record.write(out / "devices.json", record.rounded(found))
 
 
 if __name__ == "__main__":

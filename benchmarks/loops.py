@@ -63,6 +63,7 @@ def python_loop(
 def make_loops(
     train: Rows,
     validation: Rows,
+    svi: SVI,
     *,
     draws: Sequence[int],
     steps: int,
@@ -74,8 +75,6 @@ def make_loops(
     and the scan get the state made; `fit` makes it within the time that is taken.
     """
     key = jax.random.key(1)
-    guide = AutoNormal(model)
-    svi = SVI(model, guide, optax.adam(0.01), Trace_ELBO())
     start = svi.init(key, *train)
 
     @jax.jit
@@ -88,7 +87,7 @@ def make_loops(
     evaluated = {
         f"fit_evaluated_{many}_draws": partial(
             fitted,
-            evaluate=log_predictive_density(model, guide, many, *validation),
+            evaluate=log_predictive_density(model, svi.guide, many, *validation),
             evaluate_every=EVALUATE_EVERY,
             patience=steps,  # counted, never reached
         )
@@ -158,8 +157,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         few = 100
 
     train, validation, _ = make_data()
+    svi = SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())
     make = partial(
-        make_loops, train, validation, draws=draws, python_steps=python_steps
+        make_loops, train, validation, svi, draws=draws, python_steps=python_steps
     )
     loops, short = make(steps=steps), make(steps=few)
     del short["python_loop"]

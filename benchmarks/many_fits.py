@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "groups_in_a_loop": looped,
         "groups_in_a_loop_of_fit_or_of_svi_run": few,
         "seconds_of_all_groups": {
-            name: float(f"{median(each) * count:.4g}") for name, each in seconds.items()
+            name: record.rounded(median(each) * count) for name, each in seconds.items()
         },
         "seconds_of_first_call": {
             "vmap": round(first, 3),

@@ -79,7 +79,7 @@ def batched(path: str, out: str, params: dict, draws: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     rate = (len(x) - counted) / seconds if len(x) > counted else None
     return {
-        "rows_per_second": rate and float(f"{rate:.4g}"),
+        "rows_per_second": record.rounded(rate),
         "peak_mib": child.peak_mib(),
         "anonymous_mib_at_end": round(child.status("RssAnon") / 2**20, 1),
     }
@@ -100,7 +100,7 @@ def unbatched(path: str, params: dict, draws: int) -> dict[str, Any]:
     mean, spread = p.mean(axis=0), p.std(axis=0)
     seconds = time.perf_counter() - began
     return {
-        "rows_per_second_with_compilation": float(f"{len(x) / seconds:.4g}"),
+        "rows_per_second_with_compilation": record.rounded(len(x) / seconds),
         "peak_mib": child.peak_mib(),
         "mean": float(mean.mean()),
         "spread": float(spread.mean()),

@@ -179,7 +179,7 @@ def main() -> None:
             "last_loss": float(expected[-1]),
         }
     )
-    record.write(out / "processes.json", devices.rounded(found))
+    record.write(out / "processes.json", record.rounded(found))
 
 
 if __name__ == "__main__":

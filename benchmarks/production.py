@@ -38,16 +38,9 @@ UNSALTED = "full cache, unsalted"
 KEEP_ALL = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
-def rounded(tree: Any) -> Any:
-    """Return the same with four digits of each number."""
-    if isinstance(tree, dict):
-        return {name: rounded(value) for name, value in tree.items()}
-    return float(f"{tree:.4g}") if isinstance(tree, float) else tree
-
-
 def middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the median of each number."""
-    return rounded({name: median(run[name] for run in runs) for name in runs[0]})
+    return record.rounded({name: median(run[name] for run in runs) for name in runs[0]})
 
 
 def starts(
@@ -138,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model": name,
         "starts": first,
         "ahead_of_time": ahead,
-        "export": rounded(made),
-        "server": rounded(served),
+        "export": record.rounded(made),
+        "server": record.rounded(served),
         "largest_difference": difference,
         "unwanted_modules": unwanted,
         "bars": bars,

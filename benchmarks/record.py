@@ -60,6 +60,15 @@ def origin(
     }
 
 
+def rounded(tree: Any) -> Any:
+    """Keep four digits of each number with a fraction, in lists and dicts as well."""
+    if isinstance(tree, dict):
+        return {name: rounded(part) for name, part in tree.items()}
+    if isinstance(tree, list):
+        return [rounded(part) for part in tree]
+    return float(f"{tree:.4g}") if isinstance(tree, float) else tree
+
+
 def write(path: Path, facts: dict[str, Any]) -> None:
     """Store the facts of a run as JSON, and print them."""
     text = json.dumps(facts, indent=2) + "\n"

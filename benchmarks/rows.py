@@ -353,14 +353,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **record.origin("rows.py", parser, options, packages),
         "device": device(),
         "rows": sizes,
-        "step_seconds": {
-            kind: [s and float(f"{s:.4g}") for s in each]
-            for kind, each in step_seconds.items()
-        },
-        "step_seconds_of_each_run": {
-            kind: [[float(f"{s:.4g}") for s in turns] for turns in by_size]
-            for kind, by_size in steps.items()
-        },
+        "step_seconds": record.rounded(step_seconds),
+        "step_seconds_of_each_run": record.rounded(steps),
         "step_ratio": {"rows": compared, **flat},
         "target_nats": TARGET,
         "batch_size": BATCH,

@@ -116,15 +116,14 @@ def take_turns(
 def compare(rates: dict[str, list[float]]) -> dict[str, Any]:
     """Return medians, and medians of the ratios to memory."""
     return {
-        "rows_per_second": {k: float(f"{median(v):.4g}") for k, v in rates.items()},
+        "rows_per_second": {k: record.rounded(median(v)) for k, v in rates.items()},
         "times_memory": {
             kind: round(float(median(np.divide(each, rates["memory"]))), 3)
             for kind, each in rates.items()
             if kind != "memory"
         },
         "rows_per_second_of_each_run": {
-            kind: [float(f"{rate:.4g}") for rate in each]
-            for kind, each in rates.items()
+            kind: record.rounded(each) for kind, each in rates.items()
         },
     }
 
@@ -158,7 +157,7 @@ def one_epoch(
     return {
         "steps": steps,
         "seconds": round(steps / result.steps_per_second, 2),
-        "rows_per_second": float(f"{result.steps_per_second * batch_size:.4g}"),
+        "rows_per_second": record.rounded(result.steps_per_second * batch_size),
         "peak_mib": child.peak_mib(),
         "loss": float(result.losses[-1]),
         "params": params,
