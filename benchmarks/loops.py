@@ -2,8 +2,9 @@
 
 Writes ``loops.json``: steps per second of a Python loop that looks at each step, of
 `fit` with and without evaluations, and of a bare `jax.lax.scan`; and their ratios. The
-loops take turns, so that what else the machine does meets all of them alike. Run it
-from the root of the project:
+loops take turns, so that what else the machine does meets all of them alike. And how
+well the states predict that evaluations of few or many draws choose. Run it from the
+root of the project:
 
     python benchmarks/loops.py
 """
@@ -29,6 +30,9 @@ from helpers.environment import device
 from helpers.training import fit, log_predictive_density
 
 EVALUATE_EVERY = 50
+DRAWS = 16  # in an evaluation, as in notebook 04
+PATIENCE = 20  # evaluations, as there
+JUDGES = 1_000  # draws for a score on test data
 
 
 def python_loop(
@@ -110,6 +114,37 @@ def make_loops(
     }
 
 
+def chosen(
+    train: Rows,
+    validation: Rows,
+    test: Rows,
+    svi: SVI,
+    *,
+    draws: Sequence[int],
+    steps: int,
+    keys: int,
+) -> dict[str, list[float]]:
+    """Return test log scores of states chosen by evaluations of so many draws.
+
+    Each run stops early and gives its best state. A key of a run is used for each
+    number of draws, on purpose: the runs differ by when they stop and by nothing else.
+    """
+    judge = jax.jit(log_predictive_density(model, svi.guide, JUDGES, *test))
+    judge_key, *run_keys = jax.random.split(jax.random.key(2), keys + 1)
+    found = {}
+    for many in draws:
+        options = {
+            "evaluate": log_predictive_density(model, svi.guide, many, *validation),
+            "evaluate_every": EVALUATE_EVERY,
+            "patience": PATIENCE,
+            "progress_bar": False,
+        }
+        runs = [fit(key, svi, steps, *train, **options) for key in run_keys]
+        scores = [float(judge(run.best_params, judge_key)) for run in runs]  # one key
+        found[str(many)] = record.rounded(scores)
+    return found
+
+
 def take_turns(
     loops: dict[str, Callable[[], np.ndarray]], repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
@@ -151,12 +186,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args(argv)
     steps, python_steps, repeats = options.steps, options.python_steps, options.repeats
-    draws, few = (16, 64), options.short_steps
+    draws, few, keys = (1, DRAWS, 64), options.short_steps, 10
     if options.quick:
-        steps, python_steps, repeats, draws = 200, 20, 1, (16,)
-        few = 100
+        steps, python_steps, repeats, draws = 200, 20, 1, (DRAWS,)
+        few, keys = 100, 2
 
-    train, validation, _ = make_data()
+    train, validation, test = make_data()
     svi = SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())
     make = partial(
         make_loops, train, validation, svi, draws=draws, python_steps=python_steps
@@ -169,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # To the last bit on a CPU; a GPU may add up in another order.
     assert apart < 1e-4, f"losses differ between loops, by a factor of 1 + {apart:.1e}"
 
+    runs = {"draws": draws, "steps": few, "keys": keys}
+    scores = chosen(train, validation, test, svi, **runs)
     packages = ("jax", "numpyro", "flax", "optax")
     facts = {
         **record.origin("loops.py", parser, options, packages),
@@ -177,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "steps": steps,
         "steps_of_python_loop": python_steps,
         "evaluate_every": EVALUATE_EVERY,
+        "draws_in_notebook": DRAWS,
         "repeats": repeats,
         "largest_relative_difference_of_losses": apart,
         "steps_per_second": {k: round(median(each)) for k, each in rates.items()},
@@ -189,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         # What a busy machine disturbs less: steps per second of processor time.
         "times_scan_by_processor_time": ratios(cpu_rates, "scan"),
+        # Of the best states of runs that stop early, by draws in an evaluation.
+        "test_log_scores": scores,
         "steps_per_second_of_each_run": {
             name: [round(rate) for rate in each] for name, each in rates.items()
         },

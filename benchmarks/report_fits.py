@@ -3,6 +3,7 @@
 Each function takes the facts of one JSON file and returns Markdown.
 """
 
+from statistics import median
 from typing import Any
 
 from report_text import NONE, number, origin, seconds, section, several, span, table
@@ -44,16 +45,21 @@ def _spent(part: Facts) -> dict[str, str]:
 def loops(facts: Facts) -> str:
     """Tell of the training loops."""
     names = {"python_loop": "Python loop", "fit": "`fit`", "scan": "bare `lax.scan`"}
-    rates = facts["steps_per_second"]
+    rates, scores = facts["steps_per_second"], facts["test_log_scores"]
+    shown = facts["draws_in_notebook"]
+    draws = {name: name.split("_")[-2] for name in rates if "evaluated" in name}
     rows = [
         {
-            "loop": names.get(name) or f"`fit`, validated, {name.split('_')[-2]} draws",
+            "loop": names.get(name) or f"`fit`, validated, draws: {draws[name]}",
             "steps per second": number(rate),
             "over the Python loop": _ratio(facts["times_python_loop"], name),
             "over the scan": _ratio(facts["times_scan"], name),
             "the same by processor time": _ratio(
                 facts["times_scan_by_processor_time"], name
             ),
+            "test log score": number(median(scores[draws[name]]), 3)
+            if name in draws
+            else NONE,
         }
         for name, rate in rates.items()
     ]
@@ -71,6 +77,10 @@ def loops(facts: Facts) -> str:
         f"difference of their losses is {number(apart)}.",
         f"They took {facts['repeats']} turns. The scan's own speed went from "
         f"{span(turns)} steps per second, which says how much else the machine did.",
+        f"Notebook 04 validates with {shown} draws. More take "
+        "longer; do they choose better states? The last column is the test log score "
+        "of the best state of a run, the median of "
+        f"{len(scores[str(shown)])} keys. All evaluations of a run share their draws.",
         table(rows, "loops", "Training loops; medians over turns."),
         origin(facts),
     )

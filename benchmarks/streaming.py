@@ -1,10 +1,11 @@
 """Stream a table from disk through `fit`: rows per second, and the memory it takes.
 
 A table with ten features and a label is written as two mapped files and as a Parquet
-file. Throughput is taken beside that of the same table in memory, in turns; memory in
-fresh processes, for one table and for one ten times as long, and under a limit that the
-table itself would not fit in. Writes ``streaming.json``. Run it from the root of the
-project (``--huge`` adds 10⁸ rows, which take 9 GB of disk):
+file. Throughput is taken beside that of the same table in memory, in turns, with a step
+that does little with its rows and with one that does more; memory in fresh processes,
+for one table and for one ten times as long, and under a limit that the table itself
+would not fit in. Writes ``streaming.json``. Run it from the root of the project
+(``--huge`` adds 10⁸ rows, which take 9 GB of disk):
 
     python benchmarks/streaming.py
 """
@@ -92,11 +93,16 @@ def forget(paths: Sequence[Path]) -> None:
 
 
 def take_turns(
-    folder: Path, num_rows: int, batch_size: int, rows_wanted: int, repeats: int
+    folder: Path,
+    num_rows: int,
+    batch_size: int,
+    particles: int,
+    rows_wanted: int,
+    repeats: int,
 ) -> dict[str, list[float]]:
     """Return rows per second of each run, from memory and from each kind of file."""
-    svi = make_svi(optax.adam(0.01))
-    steps = max(rows_wanted // batch_size, 32)
+    svi = make_svi(optax.adam(0.01), particles)
+    steps = max(rows_wanted // particles // batch_size, 32)
     table = [jnp.asarray(np.load(folder / f"{name}.npy")) for name in ("x", "y")]
     key = jax.random.key(1)  # the same start each time, on purpose
     start = partial(fit, key, svi, steps, size=num_rows, progress_bar=False)
@@ -199,10 +205,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = record.parser(__doc__)
     parser.add_argument("--huge", action="store_true", help="10⁸ rows, too")
     options = parser.parse_args(argv)
-    sizes, batch_sizes = [1_000_000, 10_000_000], (8_192, 16_384)
+    sizes, steps = [1_000_000, 10_000_000], ((8_192, 1), (16_384, 1), (8_192, 10))
     rows_wanted, repeats = 40_000_000, 5
     if options.quick:
-        sizes, batch_sizes, rows_wanted, repeats = [400_000, 4_000_000], (8_192,), 0, 1
+        sizes, steps, rows_wanted, repeats = [400_000, 4_000_000], steps[:1], 0, 1
     # A short run tells of the memory for one kind of file alone.
     timed, kinds = (sizes[:1], ["memory map"]) if options.quick else (sizes, [*LOADERS])
     timed = tuple(timed)
@@ -218,16 +224,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         for n in sizes:
             folder = write(Path(temporary), n)
             files = sorted(folder.iterdir())
-            for batch_size in batch_sizes if n in timed else ():
-                turns = folder, n, batch_size, rows_wanted, repeats
-                kept[f"{n:,} rows, batch {batch_size:,}"] = compare(take_turns(*turns))
+            for batch_size, many in steps if n in timed else ():
+                turns = folder, n, batch_size, many, rows_wanted, repeats
+                name = f"{n:,} rows, batch {batch_size:,}, {many} particle"
+                kept[name + "s" * (many > 1)] = compare(take_turns(*turns))
             cached[f"{n:,}"] = cached_share(files)
             reference = newton(*(np.load(folder / f"{k}.npy", "r") for k in "xy"))
-            about = {"num_rows": n, "reference": reference}
-            run = partial(epoch_in_child, folder, **about, batch_size=batch_sizes[0])
+            batch_size, _ = steps[0]
+            about = {"num_rows": n, "reference": reference, "batch_size": batch_size}
+            run = partial(epoch_in_child, folder, **about)
             memory[f"{n:,}"] = {kind: run(kind=kind) for kind in kinds}
             if n == sizes[-1] and not options.quick:
-                limit = limited_memory(folder, n, reference, batch_sizes[0])
+                limit = limited_memory(folder, n, reference, batch_size)
                 forget(files)
                 share = cached_share(files)
                 cold = {"rows": n, "cached_share_before": share}

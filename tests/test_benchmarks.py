@@ -140,6 +140,9 @@ def loops_are_complete(facts):
     assert facts["largest_relative_difference_of_losses"] < 1e-4
     for runs in facts["steps_per_second_of_each_run"].values():
         assert len(runs) == facts["repeats"]
+    draws = {f"fit_evaluated_{n}_draws" for n in facts["test_log_scores"]}
+    assert draws == evaluated
+    assert f"fit_evaluated_{facts['draws_in_notebook']}_draws" in evaluated
     ratios_follow(facts, facts["times_python_loop"], "python_loop")
     ratios_follow(facts, facts["times_scan"], "scan")
 
@@ -163,6 +166,11 @@ def test_the_stored_loops_are_complete():
     facts = origin_of(FOLDER / "loops.json")
     loops_are_complete(facts)
     assert facts["command"] == "python benchmarks/loops.py"
+    # Notebook 04 says that more draws in an evaluation choose no better states.
+    scores = {int(n): np.median(s) for n, s in facts["test_log_scores"].items()}
+    few = facts["draws_in_notebook"]
+    assert max(scores) >= 4 * few
+    assert all(scores[few] > scores[n] - 0.01 for n in scores if n > few)
 
 
 def test_the_stored_frameworks_are_complete_and_agree():

@@ -213,6 +213,8 @@ def test_right_answers(capsys, answer, expected, options):
         (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not what we get."),
         (126, 100, {"rtol": 0.05}, "x: 126 is not what we get."),
         ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not what we get."),
+        (True, False, {"atol": 0.6}, "x: True is not what we get."),
+        ([True, False], [True, True], {}, "x: [ True False] is not what we get."),
         ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
         (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
         (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1"),

@@ -50,24 +50,33 @@ def same(left, right):
 # The order of rows.
 
 
+@pytest.mark.parametrize("together", [1, 4, 30])
 @pytest.mark.parametrize("block", [7, 50, 101, 1000])
-def test_every_epoch_has_every_row_once(monkeypatch, block):
+def test_every_epoch_has_every_row_once(monkeypatch, block, together):
     monkeypatch.setattr(_sources, "BLOCK", block)
-    rows = _sources.RowOrder(KEY, N).take(0, 3 * N).reshape(3, N)
+    rows = _sources.RowOrder(KEY, N, together).take(0, 3 * N).reshape(3, N)
     np.testing.assert_array_equal(np.sort(rows, axis=1), np.tile(np.arange(N), (3, 1)))
-    assert len({tuple(epoch) for epoch in rows}) == 3
+    if together < block:  # otherwise blocks alone change places
+        assert len({tuple(epoch) for epoch in rows}) == 3
+    if block == 1000:
+        starts = np.arange(0, N - together + 1, together)
+        for epoch in rows:
+            place = np.argsort(epoch)
+            gone = place[starts + together - 1] - place[starts]
+            assert (gone == together - 1).all()
 
 
+@pytest.mark.parametrize("together", [1, 6])
 @pytest.mark.parametrize("block", [7, 1000])
-def test_order_can_start_anywhere(monkeypatch, block):
+def test_order_can_start_anywhere(monkeypatch, block, together):
     monkeypatch.setattr(_sources, "BLOCK", block)
-    whole = _sources.RowOrder(KEY, N).take(0, 400)
-    order = _sources.RowOrder(KEY, N)
+    whole = _sources.RowOrder(KEY, N, together).take(0, 400)
+    order = _sources.RowOrder(KEY, N, together)
     for start, count in ((390, 10), (0, 5), (95, 120), (101, 1), (202, 198)):
         np.testing.assert_array_equal(
             order.take(start, count), whole[start : start + count]
         )
-    other = _sources.RowOrder(jax.random.key(12), N).take(0, N)
+    other = _sources.RowOrder(jax.random.key(12), N, together).take(0, N)
     assert not np.array_equal(other, whole[:N])
 
 
@@ -145,6 +154,32 @@ def test_rows_that_drift_are_refused(monkeypatch, svi):
     assert fit(KEY, svi, 3, np.ones_like(x), y, **call).steps == 3
 
 
+def test_neighbors_stay_together_in_long_tables_where_they_are_unlike(monkeypatch):
+    monkeypatch.setattr(_sources, "BLOCK", 2_000)
+    monkeypatch.setattr(_sources, "RUN", 10)
+    rng = np.random.default_rng(2)
+
+    def together(*tables):
+        source = _sources.Tables((tables, {}), 20, KEY)
+        assert np.array_equal(np.sort(source.order.take(0, 20_000)), np.arange(20_000))
+        return source.order.together
+
+    x = rng.normal(size=(20_000, 3)).astype("float32")
+    labels = x[:, 0] > 0
+    assert together(x, labels) == 10
+    constant = np.full(20_000, 0.1, "float32")
+    heavy = rng.standard_cauchy(20_000).astype("float32")
+    dates = (1e6 + rng.normal(size=20_000)).astype("float32")
+    assert together(x, constant, heavy, dates) == 10
+    # Several rows of each customer, customers in random order.
+    customers = np.repeat(rng.normal(size=4_000), 5).astype("float32")
+    visits = customers + rng.normal(size=20_000).astype("float32")
+    assert together(x, visits) == together(visits, x) == 1
+    assert together(x, customers) == 1
+    # A short table is shuffled row by row.
+    assert _sources.Tables(((x[:2_000],), {}), 20, KEY).order.together == 1
+
+
 # Streams.
 
 
@@ -204,6 +239,15 @@ def test_streams_of_all_kinds(svi, streamed, make, chunk_size):
     call = {"batches": make(), "num_rows": N, "chunk_size": chunk_size}
     result = fit(KEY, svi, 40, size=N, **call)
     np.testing.assert_allclose(result.losses, streamed.losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_arrays_beside_a_stream_stay(svi, named):
+    call = {"num_rows": N, "size": N}
+    constant = fit(KEY, svi, 20, batches=endless, prior=2.0, **call)
+    batches = ({"x": x, "y": y} if named else (x, y) for x, y in endless())
+    array = fit(KEY, svi, 20, batches=batches, prior=np.array(2, "float32"), **call)
+    np.testing.assert_allclose(array.losses, constant.losses, rtol=1e-6)
 
 
 @pytest.mark.parametrize("chunk_size", [10, 100, None])

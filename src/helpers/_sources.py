@@ -13,10 +13,11 @@ from helpers._arguments import put_together, take_apart
 from helpers._loop import Chunk
 
 BLOCK = 2**17  # rows that are shuffled together
+RUN = 128  # neighbors in a longer table that stay together, unless they are alike
 STEPS = 4_096  # of all rows: at most so many between two looks of the host
 BATCHES = 512  # at most so many in one piece,
 ROWS = 2**20  # with so many row numbers,
-BYTES = 2**24  # or so many bytes
+BYTES = 2**22  # or so many bytes: what a processor's cache holds
 
 
 def _bounds(num_rows: int) -> np.ndarray:
@@ -29,13 +30,14 @@ class RowOrder:
     """The order in which an endless run of epochs visits the rows of a table.
 
     Each epoch visits each row once, in an order of its own: blocks of `BLOCK`
-    consecutive rows, one after the other in random order, each shuffled. It follows
-    from the key, the epoch and the block alone, so that a run can start anywhere.
+    consecutive rows, one after the other in random order, each shuffled, by `together`
+    neighbors at a time. It follows from the key, the epoch and the block alone, so that
+    it can start anywhere.
     """
 
-    def __init__(self, rng_key: jax.Array, num_rows: int):
+    def __init__(self, rng_key: jax.Array, num_rows: int, together: int = 1):
         self.words = np.asarray(jax.random.key_data(rng_key)).ravel().tolist()
-        self.num_rows = num_rows
+        self.num_rows, self.together = num_rows, together
         self.bounds = _bounds(num_rows)
         self.epoch = self.block = None
 
@@ -50,10 +52,12 @@ class RowOrder:
         place = int(np.searchsorted(self.ends, at, side="right"))
         if self.block != place:
             block = int(self.blocks[place])
-            rows = np.arange(*self.bounds[block : block + 2], dtype="int32")
+            start, stop = self.bounds[block : block + 2]
+            firsts = np.arange(start, stop, self.together, dtype="int32")
             # One more than the block: a seed that ends in zero is the one without it.
-            np.random.default_rng([*self.words, epoch, block + 1]).shuffle(rows)
-            self.rows, self.block = rows, place
+            np.random.default_rng([*self.words, epoch, block + 1]).shuffle(firsts)
+            rows = np.add.outer(firsts, np.arange(self.together, dtype="int32"))
+            self.rows, self.block = rows[rows < stop], place
         return self.rows[at - int(self.ends[place]) :]  # counted from the end
 
     def take(self, position: int, count: int) -> np.ndarray:
@@ -67,19 +71,29 @@ class RowOrder:
         return rows
 
 
-def _stored_at_random(name: str, table: Any) -> None:
+def _stored_at_random(name: str, table: Any) -> bool:
     """Refuse a long table whose rows change from block to block more than by chance.
 
     Batches come from one block at a time. A mean that moves by a thirtieth of the
     standard deviation counts; in rows of random order it moves by a tenth of that.
+
+    Return whether neighbors, too, are as unlike as any two rows: means of `RUN` of them
+    then vary by a `RUN`-th of the variance of rows. If so, they may stay together: to
+    read rows here and there takes several times as long as to read neighbors.
     """
     means, squares = [], 0.0
+    run_sums, run_squares, num_runs = 0.0, 0.0, 0
     for start, stop in pairwise(_bounds(len(table))):
         sums = 0.0
         for first in range(start, stop, 4_096):  # in 64 bits, so a little at a time
             rows = np.asarray(table[first : min(first + 4_096, stop)], float)
             rows = rows.reshape(len(rows), -1)
             sums, squares = sums + rows.sum(axis=0), squares + (rows**2).sum(axis=0)
+            whole = len(rows) // RUN * RUN
+            runs = rows[:whole].reshape(-1, RUN, rows.shape[1]).mean(axis=1)
+            run_sums = run_sums + runs.sum(axis=0)
+            run_squares = run_squares + (runs**2).sum(axis=0)
+            num_runs += len(runs)
         means.append(sums / (stop - start))
     means = np.array(means)
     spread = squares / len(table) - means.mean(axis=0) ** 2
@@ -92,6 +106,10 @@ def _stored_at_random(name: str, table: Any) -> None:
             f"{means[:, column].min():.4g} to {means[:, column].max():.4g}); shuffle "
             "all tables alike once, before the fit"
         )
+    num_runs = max(num_runs, 1)
+    run_spread = run_squares / num_runs - (run_sums / num_runs) ** 2
+    rounding = 1e-9 * squares / len(table)
+    return bool((RUN * run_spread <= 1.25 * spread + rounding).all())
 
 
 class AllRows:
@@ -133,14 +151,17 @@ class Tables:
                 f"batch_size: expected at most the {self.num_rows} rows, "
                 f"got {batch_rows}"
             )
+        together = 1
         if self.num_rows > BLOCK:
+            unlike = []
             for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
                 if _validate.is_array(leaf) and leaf.ndim:
                     at = jax.tree_util.keystr(path[2:])
                     which = path[1].idx if path[0].idx == 0 else path[1].key
                     name = f"model argument {which}" if path[0].idx == 0 else which
-                    _stored_at_random(f"{name}{at}", leaf)
-        self.order = RowOrder(rng_key, self.num_rows)
+                    unlike.append(_stored_at_random(f"{name}{at}", leaf))
+            together = RUN if all(unlike) else 1
+        self.order = RowOrder(rng_key, self.num_rows, together)
         self.chunk = Chunk(list(map(jnp.asarray, arrays)), None, rest, varies)
         start = self.order.take(0, batch_rows)
         some = [
@@ -179,7 +200,7 @@ class Stream:
         self.kwargs = jax.tree.map(
             lambda leaf: jnp.asarray(leaf) if _validate.is_array(leaf) else leaf, kwargs
         )
-        self.shapes = None
+        self.shapes = self.structure = None
         try:
             self.batches = self._started(batches, done)
         except Exception as error:
@@ -224,10 +245,27 @@ class Stream:
             self.problem = f"batches: raised {what} at step {done + 1}", error
             return None
         try:
-            return self._taken_apart(batch)
+            return self._alike(batch) or self._taken_apart(batch)
         except (TypeError, ValueError) as error:
             self.problem = f"batches: at step {done + 1}, {error}", error
             return None
+
+    def _alike(self, batch: Any) -> tuple | None:
+        """Take apart, in little time, a sound batch of arrays like the first one's."""
+        leaves, structure = jax.tree.flatten(batch)
+        if self.shapes is None or structure != self.structure:
+            return None
+        arrays = list(self.kept)
+        for place, leaf in zip(self.places, leaves, strict=True):
+            if not (
+                isinstance(leaf, np.ndarray)
+                and (leaf.shape, leaf.dtype) == self.shapes[place]
+                and leaf.dtype.kind in "fb"
+                and np.isfinite(leaf).all()
+            ):
+                return None
+            arrays[place] = leaf
+        return arrays, self.rest, self.varies
 
     def _taken_apart(self, batch: Any) -> tuple[list, tuple, tuple[bool, ...]]:
         if isinstance(batch, dict):
@@ -257,7 +295,11 @@ class Stream:
             for kind, leaf in zip(kinds, jax.tree.leaves(full), strict=True)
             if _validate.is_array(leaf)
         )
-        if self.shapes is not None:
+        leaves, structure = jax.tree.flatten(batch)
+        if self.shapes is None and all(map(_validate.is_array, leaves)):
+            self.structure, self.kept = structure, arrays
+            self.places = [i for i, moves in enumerate(varies) if moves]
+        elif self.shapes is not None:
             shapes = [(array.shape, array.dtype) for array in arrays]
             if shapes != self.shapes or rest != self.rest:
                 raise ValueError(

@@ -56,7 +56,8 @@ def check(
     if np.allclose(given, wanted, rtol=rtol, atol=atol):
         print(f"Right. {name}: {shown}")
         return True
-    same_sign = (np.sign(given) == np.sign(wanted)).all()
+    signs = [np.sign(values.astype(float)) for values in (given, wanted)]
+    same_sign = np.array_equal(*signs)
     if same_sign and np.allclose(given, wanted, rtol=2 * rtol, atol=2 * atol):
         print(f"Close, but not within the tolerance. {name}: {shown}. {hint}".strip())
         return False

@@ -177,7 +177,8 @@ def fit(
         same rows, and model and guide get the same rows of each, to use as they come.
         Epochs are shuffled anew and follow each other without a break: no row is left
         out, no batch is short. Of more than 131,072 rows, blocks of so many come in
-        random order, and are shuffled each; they must be stored in random order.
+        random order, and are shuffled each, by 128 neighbors at a time unless neighbors
+        are alike; such tables must be stored in random order.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
         arguments or a dictionary of keyword arguments, all of the same shapes. Or a
