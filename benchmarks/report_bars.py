@@ -141,13 +141,13 @@ def all_bars(results: Results) -> list[Bar]:
     loops, rows = results["loops"], results["rows"]
     streaming, resume = results["streaming"], results["resume"]
     prediction, processes = results["prediction"], results["processes"]
-    every = loops["evaluate_every"]
+    every, draws = loops["evaluate_every"], loops["draws_in_notebook"]
     many, few = (f"{n:,}" for n in reversed(rows["step_ratio"]["rows"]))
     apart = bar(processes["max_relative_difference"], at_most=1e-4)
     return [
         Bar(
-            f"Steps per second of `fit`, validated every {every} steps, over those of "
-            "a Python loop that looks at every step",
+            f"Steps per second of `fit`, validated every {every} steps with {draws} "
+            "draws, over those of a Python loop that looks at every step",
             _loops(loops, "python_loop", 12),
         ),
         Bar(
@@ -167,7 +167,8 @@ def all_bars(results: Results) -> list[Bar]:
             _stored(streaming, "memory map, ", _before(":")),
         ),
         Bar(
-            "The same from Parquet, which has to be decoded",
+            "Rows per second streamed from Parquet, which is decoded, over those from "
+            "memory",
             _stored(streaming, "Parquet, ", _before(":")),
         ),
         Bar(
