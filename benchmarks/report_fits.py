@@ -46,7 +46,7 @@ def loops(facts: Facts) -> str:
     """Tell of the training loops."""
     names = {"python_loop": "Python loop", "fit": "`fit`", "scan": "bare `lax.scan`"}
     rates, scores = facts["steps_per_second"], facts["test_log_scores"]
-    shown = facts["draws_in_notebook"]
+    shown, short = facts["draws_in_notebook"], facts["short_run"]
     draws = {name: name.split("_")[-2] for name in rates if "evaluated" in name}
     rows = [
         {
@@ -57,7 +57,8 @@ def loops(facts: Facts) -> str:
             "the same by processor time": _ratio(
                 facts["times_scan_by_processor_time"], name
             ),
-            "test log score": number(median(scores[draws[name]]), 3)
+            "test log score": f"{number(median(scores[draws[name]]))} "
+            f"({span(scores[draws[name]])})"
             if name in draws
             else NONE,
         }
@@ -76,11 +77,18 @@ def loops(facts: Facts) -> str:
         "nothing but update. `fit` shows its progress bar. The largest relative "
         f"difference of their losses is {number(apart)}.",
         f"They took {facts['repeats']} turns. The scan's own speed went from "
-        f"{span(turns)} steps per second, which says how much else the machine did.",
+        f"{span(turns)} steps per second, which says how much else the machine did. "
+        f"Runs in the table take {facts['steps']:,} steps (of the Python loop, "
+        f"{facts['steps_of_python_loop']:,}). In runs of {short['steps']:,}, as in "
+        f"notebook 04, `fit` with {shown} draws makes "
+        f"{_ratio(short['times_scan'], f'fit_evaluated_{shown}_draws')} of the scan's "
+        "steps per second, with the first state made by both. Processor time is that "
+        "of all threads together.",
         f"Notebook 04 validates with {shown} draws. More take "
         "longer; do they choose better states? The last column is the test log score "
         "of the best state of a run, the median of "
-        f"{len(scores[str(shown)])} keys. All evaluations of a run share their draws.",
+        f"{len(scores[str(shown)])} keys and, in brackets, the worst and the best. All "
+        "evaluations of a run share their draws.",
         table(rows, "loops", "Training loops; medians over turns."),
         origin(facts),
     )

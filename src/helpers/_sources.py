@@ -1,6 +1,6 @@
 """Where the data of a step come from: all rows, rows of a table, or a stream."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +13,14 @@ from helpers._arguments import put_together, take_apart
 from helpers._loop import Chunk
 
 BLOCK = 2**17  # rows that are shuffled together
-RUN = 128  # neighbors in a longer table that stay together, unless they are alike
+RUN = 128  # neighbors in a longer table that stay together, unless they are alike,
+PIECE = 4_096  # as seen in some pieces of so many rows,
+PIECES = 256  # at most so many,
+COLUMNS = 32  # with so many columns, or as many mixtures of more
 STEPS = 4_096  # of all rows: at most so many between two looks of the host
 BATCHES = 512  # at most so many in one piece,
 ROWS = 2**20  # with so many row numbers,
-BYTES = 2**22  # or so many bytes: what a processor's cache holds
+BYTES = 2**22  # or so many bytes; it was slower with four times as many
 
 
 def _bounds(num_rows: int) -> np.ndarray:
@@ -31,8 +34,8 @@ class RowOrder:
 
     Each epoch visits each row once, in an order of its own: blocks of `BLOCK`
     consecutive rows, one after the other in random order, each shuffled, by `together`
-    neighbors at a time. It follows from the key, the epoch and the block alone, so that
-    it can start anywhere.
+    neighbors at a time, who are not the same in the next epoch. It follows from the
+    key, the epoch and the block alone, so that it can start anywhere.
     """
 
     def __init__(self, rng_key: jax.Array, num_rows: int, together: int = 1):
@@ -53,11 +56,13 @@ class RowOrder:
         if self.block != place:
             block = int(self.blocks[place])
             start, stop = self.bounds[block : block + 2]
-            firsts = np.arange(start, stop, self.together, dtype="int32")
             # One more than the block: a seed that ends in zero is the one without it.
-            np.random.default_rng([*self.words, epoch, block + 1]).shuffle(firsts)
+            generator = np.random.default_rng([*self.words, epoch, block + 1])
+            before = generator.integers(self.together) if self.together > 1 else 0
+            firsts = np.arange(start - before, stop, self.together, dtype="int32")
+            generator.shuffle(firsts)
             rows = np.add.outer(firsts, np.arange(self.together, dtype="int32"))
-            self.rows, self.block = rows[rows < stop], place
+            self.rows, self.block = rows[(rows >= start) & (rows < stop)], place
         return self.rows[at - int(self.ends[place]) :]  # counted from the end
 
     def take(self, position: int, count: int) -> np.ndarray:
@@ -71,29 +76,19 @@ class RowOrder:
         return rows
 
 
-def _stored_at_random(name: str, table: Any) -> bool:
+def _stored_at_random(name: str, table: Any) -> None:
     """Refuse a long table whose rows change from block to block more than by chance.
 
     Batches come from one block at a time. A mean that moves by a thirtieth of the
     standard deviation counts; in rows of random order it moves by a tenth of that.
-
-    Return whether neighbors, too, are as unlike as any two rows: means of `RUN` of them
-    then vary by a `RUN`-th of the variance of rows. If so, they may stay together: to
-    read rows here and there takes several times as long as to read neighbors.
     """
     means, squares = [], 0.0
-    run_sums, run_squares, num_runs = 0.0, 0.0, 0
     for start, stop in pairwise(_bounds(len(table))):
         sums = 0.0
-        for first in range(start, stop, 4_096):  # in 64 bits, so a little at a time
-            rows = np.asarray(table[first : min(first + 4_096, stop)], float)
+        for first in range(start, stop, PIECE):  # in 64 bits, so a little at a time
+            rows = np.asarray(table[first : min(first + PIECE, stop)], float)
             rows = rows.reshape(len(rows), -1)
             sums, squares = sums + rows.sum(axis=0), squares + (rows**2).sum(axis=0)
-            whole = len(rows) // RUN * RUN
-            runs = rows[:whole].reshape(-1, RUN, rows.shape[1]).mean(axis=1)
-            run_sums = run_sums + runs.sum(axis=0)
-            run_squares = run_squares + (runs**2).sum(axis=0)
-            num_runs += len(runs)
         means.append(sums / (stop - start))
     means = np.array(means)
     spread = squares / len(table) - means.mean(axis=0) ** 2
@@ -106,10 +101,45 @@ def _stored_at_random(name: str, table: Any) -> bool:
             f"{means[:, column].min():.4g} to {means[:, column].max():.4g}); shuffle "
             "all tables alike once, before the fit"
         )
-    num_runs = max(num_runs, 1)
-    run_spread = run_squares / num_runs - (run_sums / num_runs) ** 2
-    rounding = 1e-9 * squares / len(table)
-    return bool((RUN * run_spread <= 1.25 * spread + rounding).all())
+
+
+def _neighbors_are_alike(tables: Sequence[Any]) -> bool:
+    """Tell whether neighbors in tables have more in common than any two rows.
+
+    Means of `RUN` rows in random order vary by a `RUN`-th of the variance of rows. Here
+    they count as alike if it is a quarter more, for any column, any square or any
+    product of two columns, also of two tables: gradients are made of these.
+    """
+    length = len(tables[0])
+    piece = min(PIECE, length)
+    starts = np.arange(0, length - piece + 1, piece)
+    some = np.linspace(0, len(starts) - 1, min(PIECES, len(starts))).astype(int)
+    sums = squares = run_squares = 0.0
+    center = scale = mix = None
+    for start in starts[some]:
+        parts = [np.asarray(table[start : start + piece], float) for table in tables]
+        rows = np.concatenate([part.reshape(piece, -1) for part in parts], axis=1)
+        if center is None:
+            center, scale = rows.mean(axis=0), rows.std(axis=0)
+            scale = np.where(scale > 0, scale, 1)
+            mix = np.eye(rows.shape[1])
+            if len(mix) > COLUMNS:
+                shape = len(mix), COLUMNS
+                mix = np.random.default_rng(0).normal(size=shape) / len(mix) ** 0.5
+        rows = np.pad(
+            (rows - center) / scale @ mix, ((0, 0), (1, 0)), constant_values=1
+        )
+        runs = rows[: piece // RUN * RUN].reshape(-1, RUN, rows.shape[1])
+        products = runs.transpose(0, 2, 1) @ runs / RUN  # their means in each run
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = sums + products.sum(axis=0)
+            run_squares = run_squares + (products**2).sum(axis=0)
+            squares = squares + (rows**2).T @ (rows**2)
+    mean = sums / (len(some) * (piece // RUN))
+    with np.errstate(over="ignore", invalid="ignore"):
+        among_runs = run_squares / (len(some) * (piece // RUN)) - mean**2
+        among_rows = squares / (len(some) * piece) - mean**2
+        return not (RUN * among_runs <= 1.25 * among_rows + 1e-6).all()
 
 
 class AllRows:
@@ -117,6 +147,7 @@ class AllRows:
 
     num_rows = batch_rows = problem = None
     most = least = STEPS
+    together = 1
 
     def __init__(self, arguments: tuple):
         arrays, rest = take_apart(arguments)
@@ -151,17 +182,17 @@ class Tables:
                 f"batch_size: expected at most the {self.num_rows} rows, "
                 f"got {batch_rows}"
             )
-        together = 1
+        self.together = 1
         if self.num_rows > BLOCK:
-            unlike = []
             for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
                 if _validate.is_array(leaf) and leaf.ndim:
                     at = jax.tree_util.keystr(path[2:])
                     which = path[1].idx if path[0].idx == 0 else path[1].key
                     name = f"model argument {which}" if path[0].idx == 0 else which
-                    unlike.append(_stored_at_random(f"{name}{at}", leaf))
-            together = RUN if all(unlike) else 1
-        self.order = RowOrder(rng_key, self.num_rows, together)
+                    _stored_at_random(f"{name}{at}", leaf)
+            tables = [array for array, v in zip(arrays, varies, strict=True) if v]
+            self.together = 1 if _neighbors_are_alike(tables) else RUN
+        self.order = RowOrder(rng_key, self.num_rows, self.together)
         self.chunk = Chunk(list(map(jnp.asarray, arrays)), None, rest, varies)
         start = self.order.take(0, batch_rows)
         some = [
@@ -187,7 +218,7 @@ class Stream:
     """
 
     problem = None
-    least = 1
+    least = together = 1
 
     def __init__(
         self,
@@ -258,7 +289,7 @@ class Stream:
         arrays = list(self.kept)
         for place, leaf in zip(self.places, leaves, strict=True):
             if not (
-                isinstance(leaf, np.ndarray)
+                type(leaf) in (np.ndarray, np.memmap)  # not those that hide numbers
                 and (leaf.shape, leaf.dtype) == self.shapes[place]
                 and leaf.dtype.kind in "fb"
                 and np.isfinite(leaf).all()
@@ -297,7 +328,11 @@ class Stream:
         )
         leaves, structure = jax.tree.flatten(batch)
         if self.shapes is None and all(map(_validate.is_array, leaves)):
-            self.structure, self.kept = structure, arrays
+            self.structure = structure
+            self.kept = [
+                None if moves else array
+                for array, moves in zip(arrays, varies, strict=True)
+            ]
             self.places = [i for i, moves in enumerate(varies) if moves]
         elif self.shapes is not None:
             shapes = [(array.shape, array.dtype) for array in arrays]

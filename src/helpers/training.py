@@ -177,8 +177,9 @@ def fit(
         same rows, and model and guide get the same rows of each, to use as they come.
         Epochs are shuffled anew and follow each other without a break: no row is left
         out, no batch is short. Of more than 131,072 rows, blocks of so many come in
-        random order, and are shuffled each, by 128 neighbors at a time unless neighbors
-        are alike; such tables must be stored in random order.
+        random order, and are shuffled each, by 128 neighbors at a time unless these
+        have more in common than chance would have it (in the means of columns, squares
+        and products); such tables must be stored in random order.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
         arguments or a dictionary of keyword arguments, all of the same shapes. Or a
@@ -189,8 +190,9 @@ def fit(
     init_params : dict, optional
         Values for variational parameters to start from, on their constrained scale.
     chunk_size : int, optional
-        Updates between two looks of the host, at most 4,096, of minibatches 512. By
-        default as many as take about a quarter of a second.
+        Updates between two looks of the host, at most 4,096, of minibatches 512, of a
+        stream as many as fit into 4 MiB. By default as many as take about a quarter of
+        a second.
     evaluate : callable, optional
         ``evaluate(params, key)`` returns one number, the higher the better, such as the
         validation `log_predictive_density`. It gets the parameters on their constrained
@@ -280,7 +282,7 @@ def fit(
         looking = evaluate, other_key, every, patience or FOREVER
 
     look = Look(0, state, best, np.zeros(0, jnp.result_type(float)), np.zeros((0, 2)))
-    facts = batch_size, num_rows, looking and every
+    facts = batch_size, num_rows, looking and every, source.together
     look = keeper.resumed(look, rng_key, arguments, *facts)  # looks at it, on purpose
     run = Run(
         svi,
