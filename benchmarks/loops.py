@@ -31,9 +31,9 @@ from helpers.training import fit, log_predictive_density
 
 EVALUATE_EVERY = 50
 DRAWS = 8  # in an evaluation, as in notebook 04
-PIECE = 2_000  # steps of a compiled scan
 PATIENCE = 20  # evaluations, as there
 JUDGES = 1_000  # draws for a score on test data
+PIECE = 2_000  # steps of a compiled scan
 
 
 def python_loop(
@@ -70,11 +70,13 @@ def make_loops(
     validation: Rows,
     svi: SVI,
     *,
-    draws: Sequence[int],
+    evaluations: dict[int, Callable],
     steps: int,
     python_steps: int,
 ) -> dict[str, Callable[[], np.ndarray]]:
     """Return the loops by name: each does a whole run and returns its losses.
+
+    `evaluations` are what `fit` evaluates with, by their numbers of draws.
 
     All start from one key, on purpose: their losses can be compared. `fit` and the scan
     make their first state in the time that is taken; the Python loop is given it.
@@ -101,11 +103,11 @@ def make_loops(
     evaluated = {
         f"fit_evaluated_{many}_draws": partial(
             fitted,
-            evaluate=log_predictive_density(model, svi.guide, many, *validation),
+            evaluate=evaluate,
             evaluate_every=EVALUATE_EVERY,
             patience=steps,  # counted, never reached
         )
-        for many in draws
+        for many, evaluate in evaluations.items()
     }
     python = partial(
         python_loop,
@@ -126,11 +128,10 @@ def make_loops(
 
 def chosen(
     train: Rows,
-    validation: Rows,
     test: Rows,
     svi: SVI,
     *,
-    draws: Sequence[int],
+    evaluations: dict[int, Callable],
     steps: int,
     keys: int,
 ) -> dict[str, list[float]]:
@@ -142,9 +143,9 @@ def chosen(
     judge = jax.jit(log_predictive_density(model, svi.guide, JUDGES, *test))
     judge_key, *run_keys = jax.random.split(jax.random.key(2), keys + 1)
     found = {}
-    for many in draws:
+    for many, evaluate in evaluations.items():
         options = {
-            "evaluate": log_predictive_density(model, svi.guide, many, *validation),
+            "evaluate": evaluate,
             "evaluate_every": EVALUATE_EVERY,
             "patience": PATIENCE,
             "progress_bar": False,
@@ -203,10 +204,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     train, validation, test = make_data()
     svi = SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())
-    make = partial(
-        make_loops, train, validation, svi, draws=draws, python_steps=python_steps
-    )
-    loops, short = make(steps=steps), make(steps=few)
+    evaluations = {
+        many: log_predictive_density(model, svi.guide, many, *validation)
+        for many in draws
+    }
+    make = partial(make_loops, train, validation, svi, evaluations=evaluations)
+    loops, short = (make(steps=n, python_steps=python_steps) for n in (steps, few))
     del short["python_loop"]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         rates, cpu_rates, apart = take_turns(loops, repeats)
@@ -214,8 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # To the last bit on a CPU; a GPU may add up in another order.
     assert apart < 1e-4, f"losses differ between loops, by a factor of 1 + {apart:.1e}"
 
-    runs = {"draws": draws, "steps": few, "keys": keys}
-    scores = chosen(train, validation, test, svi, **runs)
+    scores = chosen(train, test, svi, evaluations=evaluations, steps=few, keys=keys)
     packages = ("jax", "numpyro", "flax", "optax")
     facts = {
         **record.origin("loops.py", parser, options, packages),

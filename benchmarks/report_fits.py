@@ -47,7 +47,7 @@ def loops(facts: Facts) -> str:
     names = {"python_loop": "Python loop", "fit": "`fit`", "scan": "bare `lax.scan`"}
     rates, scores = facts["steps_per_second"], facts["test_log_scores"]
     shown, short = facts["draws_in_notebook"], facts["short_run"]
-    draws = {name: name.split("_")[-2] for name in rates if "evaluated" in name}
+    draws = {f"fit_evaluated_{many}_draws": many for many in scores}
     rows = [
         {
             "loop": names.get(name) or f"`fit`, validated, draws: {draws[name]}",

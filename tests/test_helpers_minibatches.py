@@ -305,14 +305,17 @@ def test_a_stream_is_read_no_further_than_needed(svi):
     assert read == list(range(10))
 
 
+def with_nan(y):
+    return np.where(np.arange(25) == 3, np.nan, y)
+
+
 def test_sound_batches_take_the_short_way():
     source = _sources.Stream(endless, N, {}, 0)
     arrays, _, varies = source._alike((X[:25], Y[:25]))
     assert arrays[0] is not None
     assert all(varies)
-    hidden = np.ma.masked_invalid(np.where(np.arange(25) == 3, np.nan, Y[:25]))
     for bad in (
-        (X[:25], hidden),
+        (X[:25], np.ma.masked_invalid(with_nan(Y[:25]))),
         (X[:24], Y[:24]),
         [X[:25], Y[:25]],
         (X[:25], np.full(25, np.nan, "float32")),
@@ -325,12 +328,7 @@ def test_sound_batches_take_the_short_way():
 BAD_STREAMS = {
     "masked": (
         lambda: (
-            b
-            if s < 13
-            else (
-                b[0],
-                np.ma.masked_invalid(np.where(np.arange(25) == 3, np.nan, b[1])),
-            )
+            b if s < 13 else (b[0], np.ma.masked_invalid(with_nan(b[1])))
             for s, b in enumerate(endless())
         ),
         r"batches: at step 14, .*argument 1: .*1 NaN .* first at index \(3,\)",
@@ -348,8 +346,7 @@ BAD_STREAMS = {
     ),
     "nan": (
         lambda: (
-            b if s < 13 else (b[0], np.where(np.arange(25) == 3, np.nan, b[1]))
-            for s, b in enumerate(endless())
+            b if s < 13 else (b[0], with_nan(b[1])) for s, b in enumerate(endless())
         ),
         r"batches: at step 14, .*argument 1: .*1 NaN .* first at index \(3,\)",
     ),
