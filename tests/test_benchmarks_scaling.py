@@ -151,9 +151,9 @@ def test_accelerators(facts):
         assert facts[kind]
         for each in facts[kind]:
             assert each.keys() >= {size, "estimate_waits_for"}
-            assert each["step_seconds"] > 0
-            # Half of it is luck: a short run measures once.
-            assert each["estimated_seconds"] < 5 * each["step_seconds"]
+            # A short run measures each once, so which is larger is luck.
+            assert min(each["step_seconds"], each["estimated_seconds"]) > 0
+            assert each["estimate_waits_for"] in {"start", "memory", "arithmetic"}
 
 
 def test_the_estimate_is_the_slowest_of_three():
