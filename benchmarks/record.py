@@ -55,7 +55,7 @@ def origin(
     return {
         "command": " ".join([f"python benchmarks/{script}", *given]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}, shared",
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": {name: version(name) for name in packages},
     }
 
