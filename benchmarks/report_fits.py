@@ -197,7 +197,8 @@ def rows(facts: Facts) -> str:
         ),
         "How long it takes to come within "
         f"{facts['target_nats']} nats of the best mean-field guide, compilation left "
-        f"out (minibatches of {facts['batch_size']:,} rows), and how long NUTS takes "
+        f"out (minibatches of {facts['batch_size']:,} rows; Adam with "
+        f"b2 = {facts['adam_b2']}), and how long NUTS takes "
         "for a hundred effective draws. Newton's method, which finds mode and "
         "curvature, is the reference that distances are measured from.",
         table(

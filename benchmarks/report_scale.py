@@ -45,7 +45,7 @@ def devices(facts: Facts) -> str:
             "rows": f"{each['rows']:,}",
             "network": each["link"],
             "computing": seconds(each["compute_seconds"]),
-            "talking": seconds(each["talk_seconds"]),
+            "communicating": seconds(each["talk_seconds"]),
             "share spent computing": f"{number(100 * each['efficiency'])}%",
         }
         for each in facts["paper"]
@@ -74,7 +74,7 @@ def processes(facts: Facts) -> str:
             "fit over": name.replace("_", " "),
             "one step": seconds(fit["step_seconds"]),
             "sent per step": _sent(fit) if "mesh" in fit else NONE,
-            "time to talk, per step": seconds(fit.get("talk_seconds")),
+            "communication per step": seconds(fit.get("talk_seconds")),
             "the same, estimated": seconds(fit.get("talk_seconds_estimated")),
         }
         for name, fit in kinds.items()
@@ -83,7 +83,7 @@ def processes(facts: Facts) -> str:
         "Two processes",
         "processes",
         f"A logistic regression on {facts['rows']:,} rows, each process with its share "
-        "of them, as hosts of a cluster would have theirs. They talk over the network "
+        "of them, as hosts of a cluster would have theirs. They communicate over the network "
         f"of one machine ({facts['collectives']}), and share its cores. Over "
         f"{facts['steps']:,} steps, losses differ from those of one process by "
         f"{number(facts['max_relative_difference'], 2)}, relatively, at most.",
@@ -204,7 +204,11 @@ def prediction(facts: Facts) -> str:
         f"Mean and spread of {facts['draws']} draws for each row, from a mapped file "
         "to a mapped file by `predictions`, in a fresh process for each number of "
         "rows. Beside it, NumPyro's `Predictive`, which holds all draws of all rows.",
-        table(found, "prediction", "Predictions in batches, and all at once."),
+        table(
+            found,
+            "prediction",
+            f"Predictions in batches, and all at once; “{NONE}”: not tried.",
+        ),
         origin(facts),
     )
 
@@ -235,7 +239,9 @@ def production(facts: Facts) -> str:
         "Cold starts, and serving",
         "production",
         f"The first steps of `fit` ({facts['model']}) in fresh processes: without a "
-        "cache of compiled code, with one that is filled, and with a full one.",
+        "cache of compiled code; with one that is empty, and is filled; with one that "
+        "keeps only what took a second to compile; with a full one; and with a full "
+        "one and `PYTHONHASHSEED=0` (“unsalted”).",
         table(starts, "production-starts", "What a fresh process waits for."),
         _ahead(facts["ahead_of_time"]),
         f"A predictor with {made['draws']:,} posterior draws inside, exported "

@@ -73,7 +73,7 @@ def nb():
                 '#| code-fold: true\n#| code-summary: "Check your answer"\nanswer',
             ),
             code(
-                '#| code-fold: true\n#| code-summary: "Solution"\n#| output: false\n'
+                '#| code-fold: true\n#| code-summary: "Solution code"\n#| output: false\n'
                 "answer = 1",
                 jupyter={"source_hidden": True},
             ),

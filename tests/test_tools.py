@@ -222,7 +222,7 @@ def test_jupyterlab_hides_what_the_pages_fold():
 
     fold = "#| code-fold: true\n#| code-summary: "
     both = {"source_hidden": True, "outputs_hidden": True}
-    assert hidden("code", fold + '"Solution"\nx = 1') == both
+    assert hidden("code", fold + '"Solution code"\nx = 1') == both
     assert hidden("code", fold + '"Figure code"\nx = 1') == {"source_hidden": True}
     assert hidden("code", "x = 1") == {}
     callout = '::: {.callout-tip collapse="true" title="Solution"}\nYes.\n:::'

@@ -251,7 +251,7 @@ def folded_in_lab(cell: dict) -> dict[str, bool]:
         return {"source_hidden": True} if is_solution else {}
     if "#| code-fold: true" not in source:
         return {}
-    if '#| code-summary: "Solution"' in source:
+    if '#| code-summary: "Solution code"' in source:
         return {"outputs_hidden": True, "source_hidden": True}
     return {"source_hidden": True}
 

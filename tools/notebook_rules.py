@@ -23,7 +23,15 @@ MAX_LINES = 40
 MEDIAN_LINES = 8
 MAX_WIDTH = 88
 MAX_BYTES = 3_000_000
-SUMMARIES = {"Figure code", "Check the claim", "Check your answer", "Solution"}
+SUMMARIES = {
+    "Figure code",
+    "Table code",
+    "Timing code",
+    "Exact answers",
+    "Check the claim",
+    "Check your answer",
+    "Solution code",
+}
 
 LEGACY = {
     r"\brandom\.PRNGKey\(": "random.key(...) makes keys",
@@ -119,7 +127,7 @@ def has_exercises(nb: dict) -> Iterator[str]:
     for title, summaries in found:
         if not LEVEL.search(title) or not MINUTES.search(title):
             yield f"say how hard and how many minutes in: {title}"
-        for wanted in ("Check your answer", "Solution"):
+        for wanted in ("Check your answer", "Solution code"):
             if wanted not in summaries:
                 yield f"no cell with code-summary {wanted!r} after: {title}"
 
@@ -188,7 +196,7 @@ def folds_are_of_a_kind(nb: dict) -> Iterator[str]:
             r"\bassert\b", cell["source"]
         ):
             yield f"{name}: a check of a claim contains assert"
-        if summary == "Solution":
+        if summary == "Solution code":
             if given.get("output") is not False:
                 yield f"{name}: a solution has output: false"
             if not cell["metadata"].get("jupyter", {}).get("source_hidden"):
