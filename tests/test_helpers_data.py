@@ -209,12 +209,17 @@ def test_right_answers(capsys, answer, expected, options):
 @pytest.mark.parametrize(
     ("answer", "expected", "options", "said"),
     [
-        (1 / 3, 0.3, {}, "x: 0.333333 is not what we get."),
-        (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not what we get."),
-        (126, 100, {"rtol": 0.05}, "x: 126 is not what we get."),
-        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not what we get."),
-        (True, False, {"atol": 0.6}, "x: True is not what we get."),
-        ([True, False], [True, True], {}, "x: [ True False] is not what we get."),
+        (1 / 3, 0.3, {}, "x: 0.333333 is not the expected value."),
+        (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not the expected value."),
+        (126, 100, {"rtol": 0.05}, "x: 126 is not the expected value."),
+        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not the expected value."),
+        (True, False, {"atol": 0.6}, "x: True is not the expected value."),
+        (
+            [True, False],
+            [True, True],
+            {},
+            "x: [ True False] is not the expected value.",
+        ),
         ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
         (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
         (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1"),
@@ -252,6 +257,9 @@ def test_table_shows_numbers_and_refuses_ragged_rows():
     assert lines[3] == r"| b | 2 | $9.94 \times 10^{-5}$ | −0.361 |"
     (scalar,) = tables.table([{"x": jnp.asarray(0.5)}], digits=2).data.splitlines()[2:]
     assert scalar == "| 0.50 |"
+    worded = {"a": 1, "from": "memory", "nats": "NaN", "KL": 9.94e-5}
+    head = tables.table([worded, worded | {"from": 3}]).data.splitlines()[1]
+    assert head == "| :-- | :-- | --: | --: |"
     with pytest.raises(ValueError, match="rows: expected at least one, got none"):
         tables.table([])
     with pytest.raises(ValueError, match=r"rows\[1\]: expected keys \['a'\]"):
@@ -271,7 +279,9 @@ def test_close_answers(capsys, answer, expected, tolerance):
 @pytest.mark.parametrize("answer", [1.2, -0.01])
 def test_answers_that_are_not_close(capsys, answer):
     assert check("x", answer, 0.05, atol=0.05) is False
-    assert capsys.readouterr().out == f"Not yet. x: {answer} is not what we get.\n"
+    assert (
+        capsys.readouterr().out == f"Not yet. x: {answer} is not the expected value.\n"
+    )
 
 
 def test_answers_are_shown_with_few_digits(capsys):

@@ -73,8 +73,8 @@ def nb():
                 '#| code-fold: true\n#| code-summary: "Check your answer"\nanswer',
             ),
             code(
-                '#| code-fold: true\n#| code-summary: "Solution code"\n#| output: false\n'
-                "answer = 1",
+                '#| code-fold: true\n#| code-summary: "Solution code"\n'
+                "#| output: false\nanswer = 1",
                 jupyter={"source_hidden": True},
             ),
         ]

@@ -61,5 +61,5 @@ def check(
     if same_sign and np.allclose(given, wanted, rtol=2 * rtol, atol=2 * atol):
         print(f"Close, but not within the tolerance. {name}: {shown}. {hint}".strip())
         return False
-    print(f"Not yet. {name}: {shown} is not what we get. {hint}".strip())
+    print(f"Not yet. {name}: {shown} is not the expected value. {hint}".strip())
     return False

@@ -1,10 +1,13 @@
 """Tables of results, as Markdown: readable in a notebook, on a page and on GitHub."""
 
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Number
 from typing import Any
 
 from IPython.display import Markdown
+
+WORD = re.compile(r"(?<!\\)\b[A-Za-z]{4}")
 
 
 def _shown(value: Any, digits: int) -> str:
@@ -34,7 +37,8 @@ def table(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Markdown:
     Returns
     -------
     IPython.display.Markdown
-        The first column is set to the left, all others to the right.
+        The first column is set to the left, and others with words; numbers to the
+        right.
 
     Raises
     ------
@@ -47,6 +51,8 @@ def table(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Markdown:
     for index, row in enumerate(rows):
         if list(row) != header:
             raise ValueError(f"rows[{index}]: expected keys {header}, got {list(row)}")
-    lines = [header, [":--"] + ["--:"] * (len(header) - 1)]
-    lines += [[_shown(row[name], digits) for name in header] for row in rows]
+    cells = [[_shown(row[name], digits) for name in header] for row in rows]
+    worded = [any(map(WORD.search, column)) for column in zip(*cells, strict=True)]
+    left = [True, *worded[1:]]
+    lines = [header, [":--" if each else "--:" for each in left], *cells]
     return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
