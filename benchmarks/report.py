@@ -46,8 +46,8 @@ number-sections: false
 
 Each script in `benchmarks/` measures one thing and stores its figures as JSON; this \
 page is made of these files, and `make benchmarks` measures all of them anew. Speeds \
-depend on the machine and on what else it does; ratios much less. So where a ratio \
-is given as such (loops, frameworks, steps, streaming, many fits, cold starts), what is \
+depend on the machine and on what else it does; ratios much less. So where a ratio is \
+given as such (loops, frameworks, steps, streaming, many fits, cold starts), what is \
 compared took turns in one run, and the ratio is the median over turns. Times to a \
 target, predictions and reads from a cold disk were taken once; of devices and \
 processes the quickest of some rounds counts. Each section ends with the command, the \

@@ -1,6 +1,7 @@
 """What the course set out to reach, and what was measured: the first table of the page.
 
-A bar, a target on the page, has one or more cases: it is reached if it is in all of them.
+A bar, on the page a target, has one or more cases: it is reached if it is in all of
+them.
 """
 
 import math

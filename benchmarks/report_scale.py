@@ -83,8 +83,8 @@ def processes(facts: Facts) -> str:
         "Two processes",
         "processes",
         f"A logistic regression on {facts['rows']:,} rows, each process with its share "
-        "of them, as hosts of a cluster would have theirs. They communicate over the network "
-        f"of one machine ({facts['collectives']}), and share its cores. Over "
+        "of them, as hosts of a cluster would have theirs. They communicate over the "
+        f"network of one machine ({facts['collectives']}), and share its cores. Over "
         f"{facts['steps']:,} steps, losses differ from those of one process by "
         f"{number(facts['max_relative_difference'], 2)}, relatively, at most.",
         table(fits, "processes", "One fit over two processes."),
