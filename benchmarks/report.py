@@ -49,9 +49,9 @@ page is made of these files, and `make benchmarks` measures all of them anew. Sp
 depend on the machine and on what else it does; ratios much less. So where a ratio is \
 given as such (loops, frameworks, steps, streaming, many fits, cold starts), what is \
 compared took turns in one run, and the ratio is the median over turns. Times to a \
-target, predictions and reads from a cold disk were taken once; of devices and \
-processes the quickest of some rounds counts. Each section ends with the command, the \
-date, the hardware and the versions.
+target, predictions and reads from a cold disk came one after the other; of devices \
+and processes the quickest of some rounds counts. Each section ends with the command, \
+the date, the hardware and the versions.
 
 """
 
