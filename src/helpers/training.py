@@ -24,7 +24,9 @@ from helpers.prediction import predict as predict
 from helpers.prediction import predictions as predictions
 
 
-def _checked_evaluation(svi, evaluate, params, rng_key) -> jax.tree_util.Partial:
+def _checked_evaluation(
+    svi: SVI, evaluate: Callable, params: Any, rng_key: jax.Array
+) -> jax.tree_util.Partial:
     """Return a function of parameters and a key; complain before any step is taken."""
     if not callable(evaluate):
         raise TypeError(
@@ -49,7 +51,14 @@ def _checked_evaluation(svi, evaluate, params, rng_key) -> jax.tree_util.Partial
     return evaluate
 
 
-def _source(arguments, batch_size, batches, num_rows, rng_key, done):
+def _source(
+    arguments: tuple,
+    batch_size: int | None,
+    batches: Iterable | Callable[[int], Iterable] | None,
+    num_rows: int | None,
+    rng_key: jax.Array,
+    done: int,
+) -> _sources.AllRows | _sources.Tables | _sources.Stream:
     """Return where the data come from; complain about what cannot be."""
     if batches is None:
         if num_rows is not None:
@@ -103,7 +112,10 @@ def _beside(state: SVIState, arguments: tuple) -> SVIState:
     )
 
 
-def _initial_state(svi, rng_key, arguments, init_params) -> SVIState:
+def _initial_state(
+    svi: SVI, rng_key: jax.Array, arguments: tuple, init_params: dict[str, Any] | None
+) -> SVIState:
+    """Return the state to start from; complain about parameters that do not fit."""
     args, kwargs = arguments
     with _weights.FirstRows():
         state = svi.init(rng_key, *args, **kwargs)
@@ -157,9 +169,10 @@ def fit(
     The updates run in one compiled loop, evaluations and early stopping with them; the
     host looks only between chunks, where it moves the progress bar, checks that losses
     are finite and writes checkpoints. With all rows at each step, the losses are those
-    of ``svi.run(rng_key, num_steps, ...)``, bit for bit, for any `chunk_size` (on a
-    CPU, from two steps on: XLA compiles a single one differently) and whatever is
-    evaluated. Ctrl-C, or the stop button, ends the run and returns what was reached.
+    of ``svi.run(rng_key, num_steps, ..., progress_bar=False)``, bit for bit, for any
+    `chunk_size` (on a CPU, from two steps on: XLA compiles a single one differently)
+    and whatever is evaluated. Ctrl-C, or the stop button, ends the run and returns what
+    was reached.
 
     Parameters
     ----------
@@ -190,9 +203,10 @@ def fit(
     init_params : dict, optional
         Values for variational parameters to start from, on their constrained scale.
     chunk_size : int, optional
-        Updates between two looks of the host, at most 4,096, of minibatches 512, of a
-        stream as many as fit into 4 MiB. By default as many as take about a quarter of
-        a second.
+        Updates between two looks of the host, at most 4,096; of minibatches at most
+        512, and as many as have 1,048,576 rows together; of a stream at most 512, and
+        as many as fit into 4 MiB; but always one. By default as many as take about a
+        quarter of a second.
     evaluate : callable, optional
         ``evaluate(params, key)`` returns one number, the higher the better, such as the
         validation `log_predictive_density`. It gets the parameters on their constrained
