@@ -354,6 +354,17 @@ BAD_STREAMS = {
         lambda: (b if s < 13 else None for s, b in enumerate(endless())),
         "batches: at step 14, expected a tuple or a dictionary of arrays, got NoneType",
     ),
+    "lists": (
+        lambda: (
+            b if s < 13 else tuple(a.tolist() for a in b)
+            for s, b in enumerate(endless())
+        ),
+        r"batches: at step 14, model argument 0: .*got list; np\.asarray",
+    ),
+    "numbers": (
+        lambda: (b if s < 13 else (1.0, 2.0) for s, b in enumerate(endless())),
+        "batches: at step 14, expected a tuple .* of arrays, got tuple without any",
+    ),
     "keys": (
         lambda: (b if s < 13 else (KEY, b[1]) for s, b in enumerate(endless())),
         "batches: at step 14, expected arrays of numbers, got keys",

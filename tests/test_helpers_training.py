@@ -509,6 +509,15 @@ def test_bad_input_to_log_predictive_density(change, params, error, message):
         training.log_predictive_density(*given.values(), site=site)(params, KEY)
 
 
+class Frame:
+    """What counts of a data frame: it is compared number by number."""
+
+    __hash__ = None
+
+    def to_numpy(self):
+        return Y
+
+
 def good(params, key):
     return params["at"]
 
@@ -548,6 +557,14 @@ BAD_INPUT = [
     ),
     ({"y": np.array(["a"])}, TypeError, "model argument 0: .*array of numbers, got"),
     ({"y": {1, 2}}, TypeError, "model argument 0: expected an array.*, got set"),
+    ({"y": Y.tolist()}, TypeError, r"model argument 0: .*got list; np\.asarray"),
+    ({"y": {"a": [[1.0], [2.0]]}}, TypeError, r"argument 0\['a'\]: .*got list; np"),
+    ({"y": Frame()}, TypeError, r"model argument 0: .*got Frame; \.to_numpy\(\) makes"),
+    (
+        {"y": np.ma.masked_greater(Y, 1)},
+        ValueError,
+        "model argument 0: expected numbers without a mask, got 7 masked of 12",
+    ),
     ({"scale": Y * np.nan}, ValueError, "scale: expected finite numbers, got 12"),
     ({"scale": float("nan")}, ValueError, "scale: expected finite numbers, got 1"),
 ]

@@ -162,7 +162,7 @@ def predictions(
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(
             "model arguments: expected arrays with the same number of rows, at least "
-            f"one, got {sorted(lengths)}"
+            f"one, got {sorted(lengths) or 'no array'}"
         )
     num_rows = lengths.pop()
     block = min(BLOCK, num_rows)
@@ -173,6 +173,8 @@ def predictions(
     if draw_batch is None:
         draw_batch = max(1, ELEMENTS // (blocks * block))
     draw_batch = min(_validate.positive_int("draw_batch", draw_batch), num_draws)
+    # All rows, before the first draw: an error in the last one would cost all others.
+    _validate.model_arguments(model_args, model_kwargs)
 
     predictor = Predictor(model, guide, rest, varies)
     # Sites with rows are those whose shape changes with the number of rows.
@@ -211,7 +213,6 @@ def predictions(
         ]
         numbers = np.arange(start // block, start // block + blocks, dtype="uint32")
         rows = slice(start, min(start + blocks * block, num_rows))
-        _validate.model_arguments((), {f"rows {rows.start} on": moving})
         found = {name: [] for name in chosen}
         for first in range(0, num_draws, draw_batch):
             # The last keys again where there are no more: one shape, one compilation.
