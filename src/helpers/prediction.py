@@ -13,6 +13,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 from helpers import _validate
 from helpers._arguments import put_together, take_apart
 from helpers._draws import Predictor, padded, predicted, refuse_missing, refuse_new
+from helpers._weights import refuse_shape
 
 BLOCK = 4_096  # rows that share a key: the unit of batches of rows
 ELEMENTS = 2**22  # draws times rows that are computed at once, by default
@@ -41,6 +42,7 @@ def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax
     if site is not None and site not in observed:
         raise ValueError(f"site: expected one of {observed}, got {site!r}")
     at = samples[observed[0] if site is None else site]
+    refuse_shape(at["name"], scored)
     if isinstance(at["fn"], dist.MaskedDistribution):
         raise ValueError(
             f"model: expected all of {at['name']!r} to be observed, got a mask; score "
@@ -84,8 +86,8 @@ def log_predictive_density(
     Raises
     ------
     TypeError, ValueError
-        For arguments of the wrong kind; by the function, if parameters are missing or a
-        site has neither data nor draws.
+        For arguments of the wrong kind; by the function, if parameters are missing, a
+        site has neither data nor draws, or the data do not have the shape of the site.
 
     Notes
     -----

@@ -184,7 +184,8 @@ def fit(
     num_steps : int
         Number of updates, at least 1.
     *model_args, **model_kwargs
-        What model and guide are called with. Arrays must be finite and not empty.
+        What model and guide are called with: constants, and arrays, finite and not
+        empty, which some site observes.
     batch_size : int, optional
         Rows in a step. All array arguments with a dimension are then tables with the
         same rows, and model and guide get the same rows of each, to use as they come.
@@ -236,10 +237,11 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind; empty or non-finite data; a model whose
-        plates contradict the data; a model or guide that does not weigh each row of a
-        batch by ``num_rows / batch_size``; a guide with parameters for each row, which
-        cannot follow the batches; a checkpoint that is damaged or of another run.
+        For an argument of the wrong kind; empty or non-finite data, or data that are
+        not observed; a model whose plates contradict the data; a guide that lacks an
+        unknown of the model; a model or guide that does not weigh each row of a batch
+        by ``num_rows / batch_size``; a guide with parameters for each row, which cannot
+        follow the batches; a checkpoint that is damaged or of another run.
     NonFiniteLossError
         When a loss, or a parameter at the end, is NaN or infinite, or an evaluation NaN
         or plus infinity.
@@ -260,10 +262,13 @@ def fit(
     _validate.key("rng_key", rng_key)
     if not isinstance(svi, SVI):
         raise TypeError(f"svi: expected numpyro.infer.SVI, got {type(svi).__name__}")
-    num_steps = _validate.positive_int("num_steps", num_steps)
-    every = _validate.positive_int("evaluate_every", evaluate_every)
+    if isinstance(svi.loss, type):
+        name = svi.loss.__name__
+        raise TypeError(f"svi: expected a loss such as {name}(), got the class {name}")
+    num_steps = _validate.positive_int("num_steps", num_steps, most=FOREVER)
+    every = _validate.positive_int("evaluate_every", evaluate_every, most=FOREVER)
     if patience is not None:
-        patience = _validate.positive_int("patience", patience)
+        patience = _validate.positive_int("patience", patience, most=FOREVER)
     if evaluate is None and patience is not None:
         raise ValueError(f"patience: expected None without evaluate, got {patience}")
     if chunk_size is not None:
@@ -284,10 +289,9 @@ def fit(
     args, kwargs = source.first
     seen = args, kwargs | svi.static_kwargs
     counts = source.batch_rows, source.num_rows
-    row_plates = _weights.check_model(svi.model, seen, *counts)
+    row_plates, unknowns = _weights.check_model(svi.model, seen, *counts)
     state = _initial_state(svi, rng_key, source.first, init_params)
-    if row_plates:
-        _weights.check_guide(svi.guide, seen, row_plates, *counts)
+    _weights.check_guide(svi.guide, seen, row_plates, unknowns, *counts)
     best = _loop.none_yet(svi, state)
     looking = None
     if evaluate is not None:
