@@ -354,6 +354,17 @@ BAD_STREAMS = {
         lambda: (b if s < 13 else None for s, b in enumerate(endless())),
         "batches: at step 14, expected a tuple or a dictionary of arrays, got NoneType",
     ),
+    "lists": (
+        lambda: (
+            b if s < 13 else tuple(a.tolist() for a in b)
+            for s, b in enumerate(endless())
+        ),
+        r"batches: at step 14, model argument 0: .*got list; np\.asarray",
+    ),
+    "numbers": (
+        lambda: (b if s < 13 else (1.0, 2.0) for s, b in enumerate(endless())),
+        "batches: at step 14, expected a tuple .* of arrays, got tuple without any",
+    ),
     "keys": (
         lambda: (b if s < 13 else (KEY, b[1]) for s, b in enumerate(endless())),
         "batches: at step 14, expected arrays of numbers, got keys",
@@ -407,6 +418,15 @@ def no_plate(x, y=None, size=None):
         numpyro.sample("y", dist.Normal(x @ w, 1), obs=y)
 
 
+def other_plate(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with (
+        numpyro.plate("one", 1),
+        scale(scale=1.0 if size is None else size / len(x)),
+    ):
+        numpyro.sample("y", dist.Normal(x @ w, 1), obs=y)
+
+
 def crossed(x, y, size):
     w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
     others = numpyro.plate("others", 60, subsample_size=3, dim=-2)
@@ -450,7 +470,7 @@ def test_no_row_numbers_are_drawn_that_nobody_uses(monkeypatch):
     assert all(drawn)
 
 
-@pytest.mark.parametrize("right", [model, by_hand, no_plate])
+@pytest.mark.parametrize("right", [model, by_hand, no_plate, other_plate])
 def test_right_weights_pass(right):
     call = {"batch_size": 20, "size": N}
     expected = fit(KEY, make_svi(), 5, X, Y, **call)
@@ -460,7 +480,13 @@ def test_right_weights_pass(right):
 
 @pytest.mark.parametrize(
     ("wrong", "size", "weight"),
-    [(model, None, 1), (model, 2 * N, 10.1), (twice, N, 25.5025), (no_plate, None, 1)],
+    [
+        (model, None, 1),
+        (model, 2 * N, 10.1),
+        (twice, N, 25.5025),
+        (no_plate, None, 1),
+        (other_plate, None, 1),
+    ],
 )
 def test_wrong_weights_are_refused(wrong, size, weight):
     message = (
@@ -546,6 +572,26 @@ def test_a_model_that_looks_rows_up_by_itself():
         fit(KEY, make_svi(indexing), 3, X, Y, batch_size=20, size=N)
 
 
+def by_heart(x, y, size=N, some=20):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", size, subsample_size=some) as i:
+        numpyro.sample("y", dist.Normal(x[i] @ w, 1), obs=y[i])
+
+
+@pytest.mark.parametrize("some", [20, 10])
+def test_a_model_that_draws_rows_of_a_batch_by_itself(some):
+    """The numbers go up to those of the whole table; JAX would take the last row."""
+    with pytest.raises(ValueError, match=r"rows of a batch as they come.*'rows'"):
+        fit(KEY, make_svi(by_heart), 3, X, Y, batch_size=20, some=some)
+
+
+def test_a_model_that_draws_some_rows_of_a_batch():
+    with pytest.raises(ValueError, match=r"counts each row of a batch 2\.5 times"):
+        fit(KEY, make_svi(own_batches), 3, X, Y, batch_size=50)
+    with pytest.raises(ValueError, match=r"rows of a batch as they come.*'rows'"):
+        fit(KEY, make_svi(own_batches), 3, X[:80], Y[:80], batch_size=40)
+
+
 def own_batches(x, y):
     w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
     with numpyro.plate("rows", len(x), subsample_size=20) as i:
@@ -560,6 +606,74 @@ def test_a_model_may_look_rows_up_where_it_gets_them_all():
 def test_a_column_is_not_a_vector(call):
     with pytest.raises(ValueError, match=r"site 'y' has shape .*of shape \(\d+, 1\)"):
         fit(KEY, make_svi(), 3, X, Y[:, None], **call)
+
+
+def as_columns(x, y=None, size=None):
+    """Forget ``.squeeze(-1)``."""
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2, 1]).to_event(2))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(x @ w, 1), obs=y)
+
+
+def as_factors(x, y, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2, 1]).to_event(2))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.factor("y", dist.Normal(x @ w, 1).log_prob(y))
+
+
+def as_zeros(x, y, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2, 1]).to_event(2))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(x @ w - y[:, None], 1), obs=0.0)
+
+
+@pytest.mark.parametrize("call", [{}, {"batch_size": 20, "size": N}])
+@pytest.mark.parametrize(
+    ("columns", "y"),
+    [
+        (as_columns, Y),
+        (as_columns, Y[:, None]),
+        (as_factors, Y),
+        (as_factors, Y[:, None]),
+        (as_zeros, Y),
+    ],
+)
+def test_a_forgotten_squeeze(columns, y, call):
+    message = r"site 'y' has shape \((\d+), \1\) \(plate 'rows' .* \.squeeze\(-1\)"
+    with pytest.raises(ValueError, match=message):
+        fit(KEY, make_svi(columns), 3, X, y, **call)
+
+
+def of_all_kinds(x, y):
+    """Sites that differ in shape from their data, or from plates, for a reason."""
+    rows, three = numpyro.plate("rows", N, dim=-1), numpyro.plate("three", 3, dim=-2)
+    a = numpyro.sample("a", dist.Normal(0, 1))
+    with rows:
+        numpyro.sample("zero", dist.Normal(y - a, 1), obs=0.0)
+        numpyro.factor("one", a)
+        numpyro.factor("each", -((y - a) ** 2))
+        numpyro.sample("pair", dist.Normal(a, jnp.ones(2)).to_event(1), obs=x)
+        numpyro.sample("some", dist.Normal(a, 1), obs=y, obs_mask=y > 0)
+        with numpyro.handlers.mask(mask=y > 0), scale(scale=2.0):
+            numpyro.sample("masked", dist.Normal(a, 1), obs=y)
+        with three:
+            numpyro.sample("thrice", dist.Normal(a, 1), obs=jnp.stack([y, y, y]))
+    with numpyro.plate("long", N, dim=-2):
+        numpyro.sample("wide", dist.Normal(a, jnp.ones(2)), obs=x)
+    many = numpyro.sample("many", dist.Normal(0, 1).expand([4, 1]).to_event(2))
+    numpyro.sample("parallel", dist.Normal(many * y, 1), obs=y)
+    numpyro.sample("vector", dist.MultivariateNormal(y * a, jnp.eye(N)), obs=y)
+
+    def step(carry, now):
+        numpyro.sample("seen", dist.Normal(carry, 1), obs=now)
+        return carry, None
+
+    scan(step, a, y)
+
+
+@pytest.mark.filterwarnings("ignore:Missing a plate statement")
+def test_shapes_that_fit():
+    assert fit(KEY, make_svi(of_all_kinds), 2, X, Y).steps == 2
 
 
 def test_static_arguments_of_svi():

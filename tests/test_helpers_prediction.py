@@ -1,6 +1,7 @@
 """Posterior predictive draws in batches: the numbers of one batch, bounded memory."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,38 @@ def test_a_memory_map_is_read_piece_by_piece(tmp_path):
     np.testing.assert_array_equal(found["y"], expected["y"])
 
 
+@pytest.mark.parametrize("drawn", [predict, predictions])
+def test_nan_in_the_last_row_is_found_before_the_first_draw(tmp_path, drawn):
+    """Under its own number; the batch that it is in is filled up with its copies."""
+    x = X.copy()
+    x[-1, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    place = r"got 1 NaN .* of 460, the first at index \(229, 1\)"
+    for table in (x, jnp.asarray(x), np.load(tmp_path / "x.npy", mmap_mode="r")):
+        with pytest.raises(ValueError, match=f"model argument 0: .*{place}"):
+            drawn(KEY, model, guide, PARAMS, 4, table, row_batch=50)
+    with pytest.raises(ValueError, match=f"x: .*{place}"):
+        drawn(KEY, model, guide, PARAMS, 4, x=x, row_batch=50)
+
+
+def resident(path):
+    """Return how many bytes of a mapped file are in the memory of this process."""
+    maps = Path("/proc/self/smaps").read_text().split("VmFlags")
+    sizes = [part.split("Rss:")[1].split()[0] for part in maps if str(path) in part]
+    return sum(map(int, sizes)) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells")
+def test_a_look_at_all_rows_leaves_none_in_memory(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((2**19, 10), "float32"))  # 20 MiB
+    mapped = np.load(path, mmap_mode="r")
+    assert mapped.sum() == 0
+    assert resident(path) > 2**24
+    predictions(KEY, model, lambda x: None, {}, 4, mapped[:, :2])
+    assert resident(path) < 2**20
+
+
 def test_compiles_once(monkeypatch):
     cached = prediction.predicted._cache_size
     before = cached()
@@ -216,7 +249,9 @@ GOOD = {"rng_key": KEY, "model": model, "guide": guide, "params": PARAMS}
         ({}, {"sites": []}, ValueError, r"sites: expected some of .* got \[\]"),
         ({"x": X[:0]}, {}, ValueError, r"same number of rows, at least one, got \[0\]"),
         ({}, {"y": X[:3, 0]}, ValueError, r"same number of rows.* got \[3, 230\]"),
-        ({"x": X * np.nan}, {}, ValueError, r"rows 0 on\[0\]: expected finite"),
+        ({"x": X * np.nan}, {}, ValueError, r"model argument 0: expected finite"),
+        ({"x": X.tolist()}, {}, ValueError, "at least one, got no array"),
+        ({}, {"y": [1.0, 2.0]}, TypeError, r"y: expected .* got list; np\.asarray"),
         ({}, {"summary": 3}, TypeError, "summary: expected a callable, got int"),
         ({}, {"summary": np.mean}, ValueError, r"summary: expected 20\d rows .*\(\)"),
     ],

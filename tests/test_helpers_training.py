@@ -367,6 +367,62 @@ def test_broken_parameters_are_named_before_the_evaluation(exploding_svi):
     assert e.value.result.steps == 6
 
 
+# Models and guides that go together with each other, and with the data.
+
+
+def fit_once(model, guide, *args):
+    svi = SVI(model, guide, optax.adam(0.1), Trace_ELBO())
+    return fit(KEY, svi, 1, *args)
+
+
+def test_a_model_that_observes_nothing_of_its_data():
+    def forgetful(x, y=None):
+        numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+    assert fit_once(forgetful, AutoNormal(forgetful), Y, Y).steps == 1
+    with pytest.raises(ValueError, match=r"obs=.* since .* data, got none .*\(12,\)"):
+        fit_once(forgetful, AutoNormal(forgetful), Y)
+
+
+def test_a_density_without_data_is_fitted():
+    def density(rho):
+        covariance = jnp.array([[1.0, rho], [rho, 1.0]])
+        numpyro.sample("theta", dist.MultivariateNormal(jnp.zeros(2), covariance))
+
+    assert fit_once(density, AutoNormal(density), jnp.asarray(0.9)).steps == 1
+    fixed = partial(density, 0.9)
+    assert fit_once(fixed, AutoNormal(fixed)).steps == 1
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_a_guide_that_lacks_an_unknown():
+    def half(y):
+        numpyro.sample("mu", dist.Normal(numpyro.param("at", 0.0), 1))
+
+    message = r"guide: .*each unknown .* none for \['s'\], but \['mu'\]"
+    with pytest.raises(ValueError, match=message):
+        fit_once(model, half, Y)
+    given = {"s": jnp.float32(1.0)}
+    for fixed in (numpyro.handlers.condition, numpyro.handlers.substitute):
+        assert fit_once(fixed(model, given), half, Y).steps == 1
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_sites_that_no_guide_needs():
+    def beside(y):
+        numpyro.deterministic("twice", 2 * numpyro.param("at", 0.0))
+        numpyro.sample("same", dist.Delta(jnp.ones(2)).expand([3, 2]).to_event(1))
+        numpyro.sample("aside", dist.Normal(), infer={"is_auxiliary": True})
+        with numpyro.handlers.mask(mask=False), numpyro.plate("N", 12):
+            numpyro.sample("replica", dist.Normal(0, 1))
+        model(y, scale=1.0)
+
+    def only_mu(y):
+        numpyro.sample("mu", dist.Normal(numpyro.param("at", 0.0), 1))
+
+    assert fit_once(beside, only_mu, Y).steps == 1
+
+
 # The log predictive density, against its definition.
 
 
@@ -479,6 +535,18 @@ def test_several_sites_and_factors():
         make(site="a")({}, KEY)
 
 
+def test_a_column_of_labels_is_not_scored_as_a_vector():
+    columns = training.log_predictive_density(
+        logistic, logistic_guide, 2, X, LABELS[:, None]
+    )
+    message = r"'y' has shape \(30,\) .* its data of shape \(30, 1\).* \.squeeze"
+    with pytest.raises(ValueError, match=message):
+        columns(PARAMS, KEY)
+    svi = SVI(logistic, logistic_guide, optax.adam(0.1), Trace_ELBO())
+    with pytest.raises(ValueError, match=message):
+        fit(KEY, svi, 3, X, LABELS, evaluate=columns)
+
+
 PARAMS = {"at": jnp.zeros(2)}
 
 
@@ -509,6 +577,15 @@ def test_bad_input_to_log_predictive_density(change, params, error, message):
         training.log_predictive_density(*given.values(), site=site)(params, KEY)
 
 
+class Frame:
+    """What counts of a data frame: it is compared number by number."""
+
+    __hash__ = None
+
+    def to_numpy(self):
+        return Y
+
+
 def good(params, key):
     return params["at"]
 
@@ -520,6 +597,15 @@ BAD_INPUT = [
     ({"rng_key": None}, TypeError, A_KEY + "None"),
     ({"rng_key": jax.random.split(KEY)}, ValueError, r"rng_key: .*one key.*\(2,\)"),
     ({"svi": model}, TypeError, "svi: expected numpyro.infer.SVI, got function"),
+    (
+        {"svi": SVI(model, hand_guide, optax.adam(0.1), Trace_ELBO)},
+        TypeError,
+        r"svi: expected a loss such as Trace_ELBO\(\), got the class Trace_ELBO",
+    ),
+    ({"num_steps": 10**10}, ValueError, "num_steps: .*2,147,483,647, got 10,000,000"),
+    ({"evaluate_every": 2**31}, ValueError, "evaluate_every: expected at most 2,1"),
+    ({"evaluate": good, "patience": 2**31}, ValueError, "patience: expected at most"),
+    ({"pateince": 5}, TypeError, r"pateince: no option of fit, and model\(\) got an"),
     ({"num_steps": 0}, ValueError, "num_steps: expected at least 1, got 0"),
     ({"num_steps": -1}, ValueError, "num_steps: expected at least 1, got -1"),
     ({"num_steps": 2.5}, TypeError, r"num_steps: .*whole number, got 2\.5"),
@@ -548,6 +634,14 @@ BAD_INPUT = [
     ),
     ({"y": np.array(["a"])}, TypeError, "model argument 0: .*array of numbers, got"),
     ({"y": {1, 2}}, TypeError, "model argument 0: expected an array.*, got set"),
+    ({"y": Y.tolist()}, TypeError, r"model argument 0: .*got list; np\.asarray"),
+    ({"y": {"a": [[1.0], [2.0]]}}, TypeError, r"argument 0\['a'\]: .*got list; np"),
+    ({"y": Frame()}, TypeError, r"model argument 0: .*got Frame; \.to_numpy\(\) makes"),
+    (
+        {"y": np.ma.masked_greater(Y, 1)},
+        ValueError,
+        "model argument 0: expected numbers without a mask, got 7 masked of 12",
+    ),
     ({"scale": Y * np.nan}, ValueError, "scale: expected finite numbers, got 12"),
     ({"scale": float("nan")}, ValueError, "scale: expected finite numbers, got 1"),
 ]

@@ -40,12 +40,18 @@ class Keyed(Messenger):
     So what rows share is the same in all blocks of one draw, and their noise is not.
     """
 
-    def __init__(self, fn, draw_key, block_key, with_rows):
+    def __init__(
+        self,
+        fn: Callable,
+        draw_key: jax.Array,
+        block_key: jax.Array,
+        with_rows: frozenset[str],
+    ):
         super().__init__(fn)
         self.draw_key, self.block_key = draw_key, block_key
         self.with_rows, self.count = with_rows, 0
 
-    def process_message(self, msg):
+    def process_message(self, msg: dict) -> None:
         """Fill in the key of a site that wants one."""
         if msg["type"] in ("prng_key", "control_flow", "mutable"):
             raise ValueError(
@@ -62,7 +68,15 @@ class Keyed(Messenger):
         msg["kwargs"]["rng_key"] = jax.random.fold_in(key, self.count)
 
 
-def draw_sites(model, guide, params, draw_key, block_key, with_rows, arguments):
+def draw_sites(
+    model: Callable,
+    guide: Callable,
+    params: dict[str, Any],
+    draw_key: jax.Array,
+    block_key: jax.Array,
+    with_rows: frozenset[str],
+    arguments: tuple,
+) -> dict[str, jax.Array]:
     """Return the sites of one draw of the guide and of the model given that."""
     args, kwargs = arguments
     keys = zip(jax.random.split(draw_key), jax.random.split(block_key), strict=True)
@@ -89,10 +103,16 @@ class Predictor:
     guide: Callable
     rest: tuple
     varies: tuple[bool, ...]
-    with_rows: frozenset = frozenset()
+    with_rows: frozenset[str] = frozenset()
     sites: tuple[str, ...] = ()
 
-    def draw(self, params, draw_key, block_key, arrays):
+    def draw(
+        self,
+        params: dict[str, Any],
+        draw_key: jax.Array,
+        block_key: jax.Array,
+        arrays: list,
+    ) -> dict[str, jax.Array]:
         """Return the sites of one draw, for one block of rows."""
         arguments = put_together(arrays, self.rest)
         keys = draw_key, block_key
@@ -100,7 +120,9 @@ class Predictor:
             self.model, self.guide, params, *keys, self.with_rows, arguments
         )
 
-    def shapes(self, params, arrays, rows):
+    def shapes(
+        self, params: dict[str, Any], arrays: list, rows: int
+    ) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all sites with so many rows."""
         structs = [
             jax.ShapeDtypeStruct((rows, *a.shape[1:]) if v else a.shape, a.dtype)
@@ -112,7 +134,14 @@ class Predictor:
 
 
 @partial(jax.jit, static_argnames="predictor")
-def predicted(predictor, params, draw_keys, numbers, moving, fixed):
+def predicted(
+    predictor: Predictor,
+    params: dict[str, Any],
+    draw_keys: jax.Array,
+    numbers: jax.Array,
+    moving: list,
+    fixed: list,
+) -> dict[str, jax.Array]:
     """Return the sites for each draw and row, block of rows after block."""
 
     def block(inputs):

@@ -304,10 +304,12 @@ class Stream:
         else:
             args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
             named = {}
-        if not take_apart((args, named))[0]:
-            kind = type(batch).__name__
-            raise ValueError(f"expected a tuple or a dictionary of arrays, got {kind}")
         _validate.model_arguments(args, named)
+        if not take_apart((args, named))[0]:
+            raise ValueError(
+                "expected a tuple or a dictionary of arrays, "
+                f"got {type(batch).__name__} without any"
+            )
         for leaf in jax.tree.leaves((args, named)):
             if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
                 raise TypeError("expected arrays of numbers, got keys")

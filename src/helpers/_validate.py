@@ -1,5 +1,7 @@
 """Checks of arguments that every helper shares; each error names the argument."""
 
+import mmap
+from numbers import Number
 from typing import Any
 
 import jax
@@ -27,12 +29,14 @@ def key(name: str, value: Any) -> jax.Array:
     return value
 
 
-def positive_int(name: str, value: Any) -> int:
-    """Return `value` if it is a whole number of at least one."""
+def positive_int(name: str, value: Any, *, most: int | None = None) -> int:
+    """Return `value` if it is a whole number of at least one, and at most `most`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected a whole number, got {_shown(value)}")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: expected at most {most:,}, got {value:,}")
     return int(value)
 
 
@@ -81,24 +85,42 @@ def finite_array(name: str, value: Any, *, ndim: int | None = None) -> np.ndarra
             f"{name}: expected finite numbers, got {bad} NaN or infinite "
             f"of {array.size}" + (f", the first at index {first}" if array.ndim else "")
         )
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"{name}: expected numbers without a mask, got {np.ma.count_masked(value)} "
+            f"masked of {array.size}; leave them out, or give the mask as an array"
+        )
     return array
 
 
 def not_finite(array: np.ndarray) -> tuple[int, tuple[int, ...] | None]:
     """Count NaN and infinite numbers, and return the place of the first one.
 
-    It goes block by block, so that a large array needs little memory more.
+    It goes piece by piece, so that a large array needs little memory more.
     """
-    count, first, block = 0, None, 2**22
-    flat = array.reshape(-1)
-    for start in range(0, 0 if array.dtype.kind in "iub" else flat.size, block):
-        bad = ~np.isfinite(flat[start : start + block])
+    count, first = 0, None
+    rows = np.atleast_1d(array)
+    length = max(1, 2**22 // rows[0].size)
+    for start in range(0, 0 if array.dtype.kind in "iub" else len(rows), length):
+        bad = ~np.isfinite(rows[start : start + length])
         if bad.any():
             count += int(bad.sum())
             if first is None:
-                place = start + int(bad.argmax())
-                first = tuple(map(int, np.unravel_index(place, array.shape)))
+                place = np.unravel_index(bad.argmax(), bad.shape)
+                first = start + int(place[0]), *map(int, place[1:])
+        _let_go(array.base)
     return count, first
+
+
+def _let_go(file: Any) -> None:
+    """Give back the memory of what has been read of a mapped file.
+
+    The system has the pages in its cache, but as long as they are mapped it counts them
+    as memory of this process. Pages that can be changed might be lost, and stay.
+    """
+    is_read_only = isinstance(file, np.memmap) and file.mode == "r"
+    if is_read_only and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        file._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def one_of(name: str, value: Any, options: tuple[str, ...]) -> str:
@@ -116,11 +138,17 @@ def is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray)
 
 
+def _is_numbers(value: Any) -> bool:
+    """Tell lists of numbers, also nested ones, which JAX would take apart."""
+    leaves = jax.tree.leaves(value) if isinstance(value, list) else []
+    return bool(leaves) and all(isinstance(leaf, Number) for leaf in leaves)
+
+
 def model_arguments(args: tuple, kwargs: dict) -> None:
-    """Refuse empty arrays, NaN and unhashable things as arguments of a model."""
+    """Refuse empty arrays, NaN, lists and unhashable things as arguments of a model."""
     named = {f"model argument {i}": arg for i, arg in enumerate(args)} | kwargs
     for name, value in named.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value, _is_numbers):
             at = f"{name}{jax.tree_util.keystr(path)}"
             if is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
                 continue  # keys
@@ -130,7 +158,10 @@ def model_arguments(args: tuple, kwargs: dict) -> None:
             elif is_array(leaf) or isinstance(leaf, float):
                 finite_array(at, leaf)
             elif type(leaf).__hash__ is None:
+                cure = "; np.asarray(...) makes an array" if _is_numbers(leaf) else ""
+                if hasattr(leaf, "to_numpy"):  # of a data frame
+                    cure = "; .to_numpy() makes an array"
                 raise TypeError(
                     f"{at}: expected an array, a number or another constant, "
-                    f"got {type(leaf).__name__}"
+                    f"got {type(leaf).__name__}{cure}"
                 )

@@ -13,6 +13,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 from helpers import _validate
 from helpers._arguments import put_together, take_apart
 from helpers._draws import Predictor, padded, predicted, refuse_missing, refuse_new
+from helpers._weights import refuse_shape
 
 BLOCK = 4_096  # rows that share a key: the unit of batches of rows
 ELEMENTS = 2**22  # draws times rows that are computed at once, by default
@@ -41,6 +42,7 @@ def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax
     if site is not None and site not in observed:
         raise ValueError(f"site: expected one of {observed}, got {site!r}")
     at = samples[observed[0] if site is None else site]
+    refuse_shape(at["name"], scored)
     if isinstance(at["fn"], dist.MaskedDistribution):
         raise ValueError(
             f"model: expected all of {at['name']!r} to be observed, got a mask; score "
@@ -84,8 +86,8 @@ def log_predictive_density(
     Raises
     ------
     TypeError, ValueError
-        For arguments of the wrong kind; by the function, if parameters are missing or a
-        site has neither data nor draws.
+        For arguments of the wrong kind; by the function, if parameters are missing, a
+        site has neither data nor draws, or the data do not have the shape of the site.
 
     Notes
     -----
@@ -162,7 +164,7 @@ def predictions(
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(
             "model arguments: expected arrays with the same number of rows, at least "
-            f"one, got {sorted(lengths)}"
+            f"one, got {sorted(lengths) or 'no array'}"
         )
     num_rows = lengths.pop()
     block = min(BLOCK, num_rows)
@@ -173,6 +175,8 @@ def predictions(
     if draw_batch is None:
         draw_batch = max(1, ELEMENTS // (blocks * block))
     draw_batch = min(_validate.positive_int("draw_batch", draw_batch), num_draws)
+    # All rows, before the first draw: an error in the last one would cost all others.
+    _validate.model_arguments(model_args, model_kwargs)
 
     predictor = Predictor(model, guide, rest, varies)
     # Sites with rows are those whose shape changes with the number of rows.
@@ -211,7 +215,6 @@ def predictions(
         ]
         numbers = np.arange(start // block, start // block + blocks, dtype="uint32")
         rows = slice(start, min(start + blocks * block, num_rows))
-        _validate.model_arguments((), {f"rows {rows.start} on": moving})
         found = {name: [] for name in chosen}
         for first in range(0, num_draws, draw_batch):
             # The last keys again where there are no more: one shape, one compilation.

@@ -24,7 +24,9 @@ from helpers.prediction import predict as predict
 from helpers.prediction import predictions as predictions
 
 
-def _checked_evaluation(svi, evaluate, params, rng_key) -> jax.tree_util.Partial:
+def _checked_evaluation(
+    svi: SVI, evaluate: Callable, params: Any, rng_key: jax.Array
+) -> jax.tree_util.Partial:
     """Return a function of parameters and a key; complain before any step is taken."""
     if not callable(evaluate):
         raise TypeError(
@@ -49,7 +51,14 @@ def _checked_evaluation(svi, evaluate, params, rng_key) -> jax.tree_util.Partial
     return evaluate
 
 
-def _source(arguments, batch_size, batches, num_rows, rng_key, done):
+def _source(
+    arguments: tuple,
+    batch_size: int | None,
+    batches: Iterable | Callable[[int], Iterable] | None,
+    num_rows: int | None,
+    rng_key: jax.Array,
+    done: int,
+) -> _sources.AllRows | _sources.Tables | _sources.Stream:
     """Return where the data come from; complain about what cannot be."""
     if batches is None:
         if num_rows is not None:
@@ -103,7 +112,10 @@ def _beside(state: SVIState, arguments: tuple) -> SVIState:
     )
 
 
-def _initial_state(svi, rng_key, arguments, init_params) -> SVIState:
+def _initial_state(
+    svi: SVI, rng_key: jax.Array, arguments: tuple, init_params: dict[str, Any] | None
+) -> SVIState:
+    """Return the state to start from; complain about parameters that do not fit."""
     args, kwargs = arguments
     with _weights.FirstRows():
         state = svi.init(rng_key, *args, **kwargs)
@@ -157,9 +169,10 @@ def fit(
     The updates run in one compiled loop, evaluations and early stopping with them; the
     host looks only between chunks, where it moves the progress bar, checks that losses
     are finite and writes checkpoints. With all rows at each step, the losses are those
-    of ``svi.run(rng_key, num_steps, ...)``, bit for bit, for any `chunk_size` (on a
-    CPU, from two steps on: XLA compiles a single one differently) and whatever is
-    evaluated. Ctrl-C, or the stop button, ends the run and returns what was reached.
+    of ``svi.run(rng_key, num_steps, ..., progress_bar=False)``, bit for bit, for any
+    `chunk_size` (on a CPU, from two steps on: XLA compiles a single one differently)
+    and whatever is evaluated. Ctrl-C, or the stop button, ends the run and returns what
+    was reached.
 
     Parameters
     ----------
@@ -171,7 +184,8 @@ def fit(
     num_steps : int
         Number of updates, at least 1.
     *model_args, **model_kwargs
-        What model and guide are called with. Arrays must be finite and not empty.
+        What model and guide are called with: constants, and arrays, finite and not
+        empty, which some site observes.
     batch_size : int, optional
         Rows in a step. All array arguments with a dimension are then tables with the
         same rows, and model and guide get the same rows of each, to use as they come.
@@ -190,9 +204,10 @@ def fit(
     init_params : dict, optional
         Values for variational parameters to start from, on their constrained scale.
     chunk_size : int, optional
-        Updates between two looks of the host, at most 4,096, of minibatches 512, of a
-        stream as many as fit into 4 MiB. By default as many as take about a quarter of
-        a second.
+        Updates between two looks of the host, at most 4,096; of minibatches at most
+        512, and as many as have 1,048,576 rows together; of a stream at most 512, and
+        as many as fit into 4 MiB; but always one. By default as many as take about a
+        quarter of a second.
     evaluate : callable, optional
         ``evaluate(params, key)`` returns one number, the higher the better, such as the
         validation `log_predictive_density`. It gets the parameters on their constrained
@@ -222,10 +237,11 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind; empty or non-finite data; a model whose
-        plates contradict the data; a model or guide that does not weigh each row of a
-        batch by ``num_rows / batch_size``; a guide with parameters for each row, which
-        cannot follow the batches; a checkpoint that is damaged or of another run.
+        For an argument of the wrong kind; empty or non-finite data, or data that are
+        not observed; a model whose plates contradict the data; a guide that lacks an
+        unknown of the model; a model or guide that does not weigh each row of a batch
+        by ``num_rows / batch_size``; a guide with parameters for each row, which cannot
+        follow the batches; a checkpoint that is damaged or of another run.
     NonFiniteLossError
         When a loss, or a parameter at the end, is NaN or infinite, or an evaluation NaN
         or plus infinity.
@@ -246,10 +262,13 @@ def fit(
     _validate.key("rng_key", rng_key)
     if not isinstance(svi, SVI):
         raise TypeError(f"svi: expected numpyro.infer.SVI, got {type(svi).__name__}")
-    num_steps = _validate.positive_int("num_steps", num_steps)
-    every = _validate.positive_int("evaluate_every", evaluate_every)
+    if isinstance(svi.loss, type):
+        name = svi.loss.__name__
+        raise TypeError(f"svi: expected a loss such as {name}(), got the class {name}")
+    num_steps = _validate.positive_int("num_steps", num_steps, most=FOREVER)
+    every = _validate.positive_int("evaluate_every", evaluate_every, most=FOREVER)
     if patience is not None:
-        patience = _validate.positive_int("patience", patience)
+        patience = _validate.positive_int("patience", patience, most=FOREVER)
     if evaluate is None and patience is not None:
         raise ValueError(f"patience: expected None without evaluate, got {patience}")
     if chunk_size is not None:
@@ -270,10 +289,9 @@ def fit(
     args, kwargs = source.first
     seen = args, kwargs | svi.static_kwargs
     counts = source.batch_rows, source.num_rows
-    row_plates = _weights.check_model(svi.model, seen, *counts)
+    row_plates, unknowns = _weights.check_model(svi.model, seen, *counts)
     state = _initial_state(svi, rng_key, source.first, init_params)
-    if row_plates:
-        _weights.check_guide(svi.guide, seen, row_plates, *counts)
+    _weights.check_guide(svi.guide, seen, row_plates, unknowns, *counts)
     best = _loop.none_yet(svi, state)
     looking = None
     if evaluate is not None:
