@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ NOT_SOURCES = shutil.ignore_patterns(
     ".*", "_site", "*_files", "__pycache__", "*.egg-info", "tests"
 )
 NO_PAGES = ("site_libs/", "site/", "assets/")  # what engines and styles bring
+
+
+def pytest_configure():
+    """Let Ctrl-C interrupt: a shell that starts pytest with ``&`` has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pytest
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
-from helpers import _checkpoints, training
+from helpers import _checkpoints, _loop, training
 from helpers.training import CheckpointError, NonFiniteLossError
 
 KEY = jax.random.key(21)
@@ -97,7 +97,9 @@ def break_off(monkeypatch, after):
     monkeypatch.setattr(_checkpoints, "_write", counted)
 
 
-@pytest.mark.parametrize(("way", "after"), zip(WAYS, (1, 3, 3, 1, 2), strict=True))
+@pytest.mark.parametrize(
+    ("way", "after"), list(zip(WAYS, (1, 3, 3, 1, 2), strict=True))
+)
 def test_resumed_run_is_the_same_run(monkeypatch, tmp_path, way, after):
     whole = run(way)
     path = tmp_path / "run.npz"
@@ -237,10 +239,43 @@ def test_other_files(tmp_path):
         with pytest.raises(ValueError, match="got another or a damaged file"):
             run("all rows", checkpoint=path)
         assert path.read_bytes() == before
-    with pytest.raises(IsADirectoryError):
-        run("all rows", checkpoint=tmp_path)
+    for folder in (tmp_path, ""):
+        with pytest.raises(ValueError, match="checkpoint: expected the path of a file"):
+            run("all rows", checkpoint=folder)
     with pytest.raises(FileNotFoundError, match="checkpoint: expected an existing fol"):
         run("all rows", checkpoint=tmp_path / "nowhere" / "run.npz")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"done": None},
+        {"run": None},
+        {"losses": None},
+        {"values": None},
+        {"done": np.array(-5)},
+        {"done": np.array(0), "losses": np.zeros(0)},
+        {"done": np.array(3.5)},
+        {"losses": np.zeros(7)},
+        {"losses": np.array(["a"] * 10)},
+        {"values": np.zeros(3)},
+    ],
+    ids=str,
+)
+def test_checkpoint_with_other_content(tmp_path, change):
+    path = tmp_path / "run.npz"
+    run("all rows", num_steps=10, checkpoint=path)
+    with np.load(path) as stored:
+        arrays = dict(stored) | change
+    np.savez(path, **{name: a for name, a in arrays.items() if a is not None})
+    with pytest.raises(ValueError, match="checkpoint: expected a complete checkpoint"):
+        run("all rows", checkpoint=path)
+
+
+def test_a_path_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run("all rows", num_steps=10, checkpoint="~/run.npz")
+    assert os.listdir(tmp_path) == ["run.npz"]
 
 
 def wider(x, y=None, size=None):
@@ -271,6 +306,147 @@ def test_foreign_checkpoint(tmp_path, other):
     with pytest.raises(ValueError, match=r"run\.npz belongs to another run"):
         FOREIGN[other](keep)
     assert keep["checkpoint"].read_bytes() == before
+
+
+def edited(x, y=None, size=None, prior=1, noise=1):
+    """The model as a participant changes a number in it."""
+    w = numpyro.sample("w", dist.Normal(0, prior).expand([2]).to_event(1))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(x @ w, noise), obs=y)
+
+
+def with_guide(**options):
+    guide = AutoNormal(model, **options)
+    return SVI(model, guide, optax.adam(0.02), Trace_ELBO())
+
+
+def with_particles(count):
+    return SVI(model, AutoNormal(model), optax.adam(0.02), Trace_ELBO(count))
+
+
+def with_rate(rate):
+    return make_svi(optimizer=optax.adam(rate))
+
+
+EDITED = {
+    "prior": lambda: {"svi": make_svi(partial(edited, prior=1.1))},
+    "noise": lambda: {"svi": make_svi(partial(edited, noise=0.1))},
+    "a model that breaks": lambda: {"svi": make_svi(partial(edited, noise=1e-30))},
+    "guide": lambda: {"svi": with_guide(init_scale=0.11)},
+    "particles": lambda: {"svi": with_particles(10)},
+    "rate": lambda: {"svi": with_rate(0.021)},
+    "start": lambda: {"init_params": {"w_auto_loc": np.full(2, 0.5, "float32")}},
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "edit"),
+    [("all rows", edit) for edit in EDITED] + [(way, "rate") for way in [*WAYS][1:]],
+)
+def test_checkpoint_of_another_version(tmp_path, way, edit):
+    """An edited cell is run again: the file of the run before is not its own."""
+    keep = {"checkpoint": tmp_path / "run.npz"}
+    run(way, num_steps=20, **keep)
+    before = keep["checkpoint"].read_bytes()
+    options = EDITED[edit]()
+    for num_steps in (20, STEPS):
+        with pytest.raises(ValueError, match="its first steps, taken again, gave oth"):
+            run(way, num_steps=num_steps, **keep | options)
+    assert keep["checkpoint"].read_bytes() == before
+
+
+@pytest.mark.parametrize("way", ["stream", "iterator"])
+def test_checkpoint_of_another_stream(tmp_path, way):
+    keep = {"checkpoint": tmp_path / "run.npz"}
+    run(way, num_steps=20, **keep)
+
+    def later(first_step):
+        return batches(first_step + 1)
+
+    other = {"batches": later if way == "stream" else later(0)}
+    with pytest.raises(ValueError, match="its first steps, taken again, gave other"):
+        fit(KEY, make_svi(), STEPS, num_rows=N, size=N, **other, **keep)
+    short = (batch for batch, _ in zip(batches(0), range(5), strict=False))
+    with pytest.raises(ValueError, match="batches: ended before step 6"):
+        fit(KEY, make_svi(), STEPS, num_rows=N, size=N, batches=short, **keep)
+
+
+@pytest.mark.parametrize("rate", [1e-5, 1e-3])
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_checkpoint_of_a_small_learning_rate(tmp_path, rate, chunk_size):
+    keep = {"checkpoint": tmp_path / "run.npz", "chunk_size": chunk_size}
+    run("all rows", svi=with_rate(rate), num_steps=20, **keep)
+    run("all rows", svi=with_rate(rate), **keep)
+    with pytest.raises(ValueError, match="its first steps, taken again, gave other"):
+        run("all rows", svi=with_rate(2 * rate), **keep)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_is_compiled_once(tmp_path, way):
+    keep = {"checkpoint": tmp_path / "run.npz"}
+    run(way, num_steps=20, **keep)
+    svi = make_svi()
+    loops = _loop.run, _loop.run_and_look
+    before = sum(loop._cache_size() for loop in loops)
+    run(way, svi, **keep)
+    assert sum(loop._cache_size() for loop in loops) == before + 1
+
+
+SPLIT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, numpyro, numpyro.distributions as dist, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
+from helpers import _loop
+from helpers.training import fit
+
+jax.config.update("jax_num_cpu_devices", 4)
+axes = (AxisType.Auto,) * 2
+mesh = jax.make_mesh((2, 2), ("rows", "width"), axis_types=axes)
+
+
+def model(x):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([64]).to_event(1))
+    numpyro.sample("x", dist.Normal(w.sum(), 1).expand([8]), obs=x)
+
+
+def on_first(tree):
+    leaves = jax.tree.leaves(tree)
+    parts = [s.data.nbytes for leaf in leaves for s in leaf.addressable_shards
+             if s.device == jax.devices()[0]]
+    return sum(parts) / sum(leaf.nbytes for leaf in leaves)
+
+
+x = jax.device_put(jnp.arange(8.0), NamedSharding(mesh, PartitionSpec("rows")))
+svi = SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())
+key = jax.random.key(1)
+start = svi.get_params(svi.init(key, x))
+start = jax.device_put(start, NamedSharding(mesh, PartitionSpec("width")))
+
+
+def run(num_steps, **keep):
+    return fit(key, svi, num_steps, x, init_params=start, progress_bar=False, **keep)
+
+
+whole = run(40)
+run(20, checkpoint=sys.argv[1])
+resumed = run(40, checkpoint=sys.argv[1])
+for result in (whole, resumed):
+    print(on_first(result.params), on_first(result.state.optim_state))
+print(np.array_equal(whole.losses, resumed.losses), _loop.run._cache_size())
+"""
+
+
+def test_split_parameters_stay_split(tmp_path):
+    command = [sys.executable, "-c", SPLIT, str(tmp_path / "run.npz")]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    whole, resumed, facts = done.stdout.splitlines()
+    assert resumed == whole
+    assert whole.startswith("0.5 ")
+    assert facts.startswith("True ")
 
 
 @pytest.fixture

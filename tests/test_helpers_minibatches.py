@@ -310,7 +310,7 @@ def with_nan(y):
 
 
 def test_sound_batches_take_the_short_way():
-    source = _sources.Stream(endless, N, {}, 0)
+    source = _sources.Stream(endless, N, {})
     arrays, _, varies = source._alike((X[:25], Y[:25]))
     assert arrays[0] is not None
     assert all(varies)

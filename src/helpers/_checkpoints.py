@@ -16,6 +16,8 @@ from helpers._arguments import take_apart
 from helpers._run import Look
 
 FORMAT = "helpers.training.fit, 1"
+AGAIN = 10  # steps that a resumed run takes again, to see whether it is the same,
+CLOSE = 1e-5  # as losses so close tell, in parts of the largest of them
 DAMAGED = (
     *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
     *(zipfile.BadZipFile, zlib.error),
@@ -65,9 +67,16 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
-        if str(arrays["format"]) == FORMAT:
+        done, losses = arrays["done"].item(), arrays["losses"]
+        if (
+            str(arrays["format"]) == FORMAT
+            and arrays["run"].shape == ()
+            and losses.dtype.kind == "f"
+            and losses.shape == (done,) != (0,)
+            and arrays["values"].shape[1:] == (2,)
+        ):
             return arrays
-    except (IsADirectoryError, PermissionError):
+    except PermissionError:
         raise
     except DAMAGED:
         pass
@@ -78,9 +87,16 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _restored(leaf: Any, stored: np.ndarray) -> jax.Array:
+    """Return what was stored, on the devices of the leaf that it takes the place of."""
+    array = jnp.asarray(stored)
     if _is_key(leaf):
-        return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
-    return jnp.asarray(stored)
+        array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+    # Put anywhere, an array is bound to that place: code would be compiled for it anew.
+    return (
+        jax.device_put(array, leaf.sharding)
+        if getattr(leaf, "committed", False)
+        else array
+    )
 
 
 def _as_typed(stored: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -112,7 +128,11 @@ class Keeper:
             return
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"checkpoint: expected a path, got {type(path).__name__}")
-        self.path = Path(path)
+        self.path = Path(os.path.expanduser(path))
+        if self.path.is_dir():
+            raise ValueError(
+                f"checkpoint: expected the path of a file, got the folder {self.path}"
+            )
         if not self.path.parent.is_dir():
             raise FileNotFoundError(
                 f"checkpoint: expected an existing folder, got {self.path.parent}"
@@ -173,6 +193,23 @@ class Keeper:
         return Look(
             self.done, state, best, self.stored["losses"], self.stored["values"]
         )
+
+    def compare(self, losses: np.ndarray) -> None:
+        """Refuse the file if the first steps, taken again, gave other losses.
+
+        What a model, a guide or an optimizer computes cannot be read from its code.
+        """
+        stored = self.stored["losses"][: losses.size]
+        close = np.abs(losses - stored) <= CLOSE * np.abs(stored).max()
+        if not close.all():  # NaN is close to nothing
+            at = int(close.argmin())
+            raise ValueError(
+                f"checkpoint: {self.path} belongs to another run: its first steps, "
+                f"taken again, gave other losses (at step {at + 1} {losses[at]:.7g}, "
+                f"stored {stored[at]:.7g}), so model, guide, optimizer, batches or "
+                "starting values have changed; use another path, or delete it to "
+                "start anew"
+            )
 
     def save(self, look: Look) -> None:
         """Store a look, unless it is the one in the file."""

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -131,6 +132,16 @@ class Run:
                 reached = _loop.run_and_look(self.svi, *inputs, size=self.size)
             done, state, best = done + steps, reached.state, reached.best
             yield reached, chunk
+
+    def first_losses(self, look: Look, num_steps: int) -> np.ndarray:
+        """Take the first steps for their losses alone, by the code that is compiled."""
+        first = copy(self)
+        first.num_steps = num_steps
+        if self.looking is not None:
+            first.looking = (*self.looking[:-1], FOREVER)
+        for reached, _ in first.chunks(look):
+            look = look.after(reached, first.looking)
+        return look.losses
 
     def ends_with_a_look(self, done: int) -> bool:
         """Tell whether there is an evaluation after so many steps."""

@@ -1,6 +1,6 @@
 """Where the data of a step come from: all rows, rows of a table, or a stream."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -225,19 +225,18 @@ class Stream:
         batches: Iterable | Callable[[int], Iterable],
         num_rows: int,
         kwargs: dict,
-        done: int,
     ):
-        self.num_rows = num_rows
+        self.num_rows, self.given, self.read = num_rows, batches, 0
         self.kwargs = jax.tree.map(
             lambda leaf: jnp.asarray(leaf) if _validate.is_array(leaf) else leaf, kwargs
         )
         self.shapes = self.structure = None
         try:
-            self.batches = self._started(batches, done)
+            self.batches = iter(batches(0) if callable(batches) else batches)
         except Exception as error:
             self.problem = f"batches: {type(error).__name__}: {error}", error
             return
-        self.held = self._next(done)
+        self.held = self._next(0)
         if self.held is None:
             return
         arrays, self.rest, self.varies = self.held
@@ -255,18 +254,19 @@ class Stream:
         size = sum(array.nbytes for array in moving)
         self.most = max(1, min(BATCHES, BYTES // max(size, 1)))
 
-    @staticmethod
-    def _started(batches: Iterable | Callable, done: int) -> Iterator:
-        if callable(batches):
-            return iter(batches(done))
-        batches = iter(batches)
-        for _ in range(done):
-            next(batches, None)
-        return batches
+    def _go_to(self, done: int) -> None:
+        """Leave out the batches up to a step: a resumed run has used them."""
+        if callable(self.given):
+            self.batches = iter(self.given(done))
+        else:
+            for _ in range(done - self.read):
+                next(self.batches, None)
 
     def _next(self, done: int) -> tuple | None:
         """Return the next batch taken apart, or None where there is a problem."""
         try:
+            if done != self.read:
+                self._go_to(done)
             batch = next(self.batches)
         except StopIteration:
             self.problem = f"batches: ended before step {done + 1}", None
@@ -275,6 +275,7 @@ class Stream:
             what = f"{type(error).__name__}: {error}"
             self.problem = f"batches: raised {what} at step {done + 1}", error
             return None
+        self.read = done + 1
         try:
             return self._alike(batch) or self._taken_apart(batch)
         except (TypeError, ValueError) as error:

@@ -57,7 +57,6 @@ def _source(
     batches: Iterable | Callable[[int], Iterable] | None,
     num_rows: int | None,
     rng_key: jax.Array,
-    done: int,
 ) -> _sources.AllRows | _sources.Tables | _sources.Stream:
     """Return where the data come from; complain about what cannot be."""
     if batches is None:
@@ -84,7 +83,7 @@ def _source(
             "batches: expected an iterable, or a function of the first step that "
             f"returns one, got {type(batches).__name__}"
         )
-    return _sources.Stream(batches, num_rows, kwargs, done)
+    return _sources.Stream(batches, num_rows, kwargs)
 
 
 def _beside(state: SVIState, arguments: tuple) -> SVIState:
@@ -282,8 +281,7 @@ def fit(
         jax.random.fold_in(jax.random.fold_in(rng_key, 2**32 - 1), i) for i in (0, 1)
     )
     arguments = (model_args, model_kwargs)
-    done = keeper.done if keeper.done < num_steps else 0
-    source = _source(arguments, batch_size, batches, num_rows, order_key, done)
+    source = _source(arguments, batch_size, batches, num_rows, order_key)
     if source.problem is not None:
         raise ValueError(source.problem[0]) from source.problem[1]
     args, kwargs = source.first
@@ -299,9 +297,9 @@ def fit(
         evaluate = _checked_evaluation(svi, evaluate, best.params, other_key)
         looking = evaluate, other_key, every, patience or FOREVER
 
-    look = Look(0, state, best, np.zeros(0, jnp.result_type(float)), np.zeros((0, 2)))
+    fresh = Look(0, state, best, np.zeros(0, jnp.result_type(float)), np.zeros((0, 2)))
     facts = batch_size, num_rows, looking and every, source.together
-    look = keeper.resumed(look, rng_key, arguments, *facts)  # looks at it, on purpose
+    look = keeper.resumed(fresh, rng_key, arguments, *facts)  # looks at it, on purpose
     run = Run(
         svi,
         source,
@@ -312,6 +310,11 @@ def fit(
         timed=chunk_size is None and jax.process_count() == 1,
         looking=looking,
     )
+    if look.done:
+        losses = run.first_losses(fresh, min(_checkpoints.AGAIN, look.done))
+        if source.problem is not None:
+            raise ValueError(source.problem[0]) from source.problem[1]
+        keeper.compare(losses)
     # Left to tqdm where it is wanted: TQDM_DISABLE=1 then silences it for a whole run.
     quiet = {} if progress_bar else {"disable": True}
     with tqdm(total=num_steps, initial=look.done, unit="step", **quiet) as bar:
