@@ -331,10 +331,10 @@ def with_rate(rate):
 EDITED = {
     "prior": lambda: {"svi": make_svi(partial(edited, prior=1.1))},
     "noise": lambda: {"svi": make_svi(partial(edited, noise=0.1))},
-    "a model that breaks": lambda: {"svi": make_svi(partial(edited, noise=1e-30))},
     "guide": lambda: {"svi": with_guide(init_scale=0.11)},
     "particles": lambda: {"svi": with_particles(10)},
     "rate": lambda: {"svi": with_rate(0.021)},
+    "a rate that breaks it": lambda: {"svi": with_rate(1e30)},
     "start": lambda: {"init_params": {"w_auto_loc": np.full(2, 0.5, "float32")}},
 }
 

@@ -111,6 +111,15 @@ def _beside(state: SVIState, arguments: tuple) -> SVIState:
     )
 
 
+def _typed(leaf: Any) -> Any:
+    """Fix a type that would give way to others: what a checkpoint restores has none.
+
+    Code that is compiled for the one would have to be compiled for the other.
+    """
+    weak = getattr(leaf, "weak_type", False)
+    return jax.lax.convert_element_type(leaf, leaf.dtype) if weak else leaf
+
+
 def _initial_state(
     svi: SVI, rng_key: jax.Array, arguments: tuple, init_params: dict[str, Any] | None
 ) -> SVIState:
@@ -220,7 +229,11 @@ def fit(
         File (NumPy's npz format) to keep the state of the run in. If it is there, the
         run goes on from it, to the same bits as without a break, given the same
         arguments (`num_steps` and `patience` may differ; the evaluation after the last
-        step of a shorter run stays).
+        step of a shorter run stays). Its first ten steps are taken again then: a file
+        whose losses differ by a 100,000th is refused, as that of a model, a guide or an
+        optimizer since edited, of other batches or starting values, or of a machine
+        that computes with other precision. A change that makes less of a difference
+        there, such as to the far end of a schedule, goes unnoticed.
     checkpoint_every : int, optional
         Steps between two checkpoints; a twentieth of the run by default. The last
         state is stored too.
@@ -290,6 +303,7 @@ def fit(
     row_plates, unknowns = _weights.check_model(svi.model, seen, *counts)
     state = _initial_state(svi, rng_key, source.first, init_params)
     _weights.check_guide(svi.guide, seen, row_plates, unknowns, *counts)
+    state = jax.tree.map(_typed, state)
     best = _loop.none_yet(svi, state)
     looking = None
     if evaluate is not None:
