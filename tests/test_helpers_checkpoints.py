@@ -383,7 +383,7 @@ def test_checkpoint_of_a_small_learning_rate(tmp_path, rate, chunk_size):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_resumed_run_is_compiled_once(tmp_path, way):
-    keep = {"checkpoint": tmp_path / "run.npz"}
+    keep = {"checkpoint": tmp_path / "run.npz", "checkpoint_every": 20}
     run(way, num_steps=20, **keep)
     svi = make_svi()
     loops = _loop.run, _loop.run_and_look
