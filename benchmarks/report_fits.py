@@ -197,8 +197,8 @@ def rows(facts: Facts) -> str:
         ),
         "How long it takes to come within "
         f"{facts['target_nats']} nats of the best mean-field guide, compilation left "
-        f"out (minibatches of {facts['batch_size']:,} rows; Adam with "
-        f"b2 = {facts['adam_b2']}), and how long NUTS takes "
+        f"out (minibatches of {facts['batch_size']:,} rows; Adam's b2 is "
+        f"{_by_kind(facts['adam_b2'])}), and how long NUTS takes "
         "for a hundred effective draws. Newton's method, which finds mode and "
         "curvature, is the reference that distances are measured from.",
         table(
@@ -209,6 +209,10 @@ def rows(facts: Facts) -> str:
         "Where these curves cross:\n\n" + "".join(crossed) if crossed else "",
         origin(facts),
     )
+
+
+def _by_kind(values: dict[str, float]) -> str:
+    return several([f"{value} for the {kind}" for kind, value in values.items()])
 
 
 def _by_rows(facts: Facts, curves: dict[str, list]) -> list[dict[str, str]]:

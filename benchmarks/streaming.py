@@ -5,7 +5,7 @@ file. Throughput is taken beside that of the same table in memory, in turns, wit
 that does little with its rows and with one that does more; memory in fresh processes,
 for one table and for one ten times as long, and under a limit that the table itself
 would not fit in. Writes ``streaming.json``. Run it from the root of the project
-(``--huge`` adds 10⁸ rows, which take 9 GB of disk):
+(``--huge`` adds 10⁸ rows, which take 13 GB of disk):
 
     python benchmarks/streaming.py
 """
