@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.autoguide import AutoGuide, AutoGuideList
 from numpyro.primitives import Messenger
 
 from helpers._arguments import put_together, take_apart
@@ -288,6 +289,18 @@ def check_model(
                 f"that looks rows up by the numbers of plate {plate!r}"
             )
     return row_plates, _unknowns(sites)
+
+
+def made_from(guide: Callable, model: Callable) -> bool:
+    """Tell an autoguide of this very model, which has all of its unknowns.
+
+    A list of autoguides may lack some.
+    """
+    return (
+        isinstance(guide, AutoGuide)
+        and not isinstance(guide, AutoGuideList)
+        and guide.model is model
+    )
 
 
 def check_guide(

@@ -302,7 +302,8 @@ def fit(
     counts = source.batch_rows, source.num_rows
     row_plates, unknowns = _weights.check_model(svi.model, seen, *counts)
     state = _initial_state(svi, rng_key, source.first, init_params)
-    _weights.check_guide(svi.guide, seen, row_plates, unknowns, *counts)
+    if row_plates or not _weights.made_from(svi.guide, svi.model):
+        _weights.check_guide(svi.guide, seen, row_plates, unknowns, *counts)
     state = jax.tree.map(_typed, state)
     best = _loop.none_yet(svi, state)
     looking = None
