@@ -12,7 +12,12 @@ import optax
 import pytest
 import tqdm
 from numpyro.infer import SVI, Predictive, Trace_ELBO
-from numpyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from numpyro.infer.autoguide import (
+    AutoDelta,
+    AutoGuideList,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 
 import bnn_model
 from helpers import training
@@ -399,6 +404,12 @@ def test_a_guide_that_lacks_an_unknown():
     def half(y):
         numpyro.sample("mu", dist.Normal(numpyro.param("at", 0.0), 1))
 
+    hidden = AutoNormal(numpyro.handlers.block(model, hide=["s"]))
+    some = AutoGuideList(model)
+    some.append(hidden)
+    for guide in (hidden, some):
+        with pytest.raises(ValueError, match=r"guide: .*each unknown"):
+            fit_once(model, guide, Y)
     message = r"guide: .*each unknown .* none for \['s'\], but \['mu'\]"
     with pytest.raises(ValueError, match=message):
         fit_once(model, half, Y)
