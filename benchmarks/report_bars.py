@@ -188,7 +188,7 @@ def all_bars(results: Results) -> list[Bar]:
             _stored(
                 streaming,
                 "Parquet, ",
-                lambda k: k.partition(":")[0][len("Parquet, ") :],
+                lambda k: _before(":")(k.removeprefix("Parquet, ")),
             ),
             "Decoding a row takes longer than a step with one particle does with it.",
         ),
