@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from scipy.stats import binom
 
-from helpers import _validate, scores
+from fitting import arguments, scores
 from helpers.palette import COLORS, style
 
 # Tints, on which points and lines of the full colors can be seen. White in the middle
@@ -39,8 +39,8 @@ def class_points(ax: Axes, x: np.ndarray, y: np.ndarray, *, size: float = 18) ->
     Axes
         The same `ax`.
     """
-    x = _validate.finite_array("x", x, ndim=2)
-    y = _validate.finite_array("y", y, ndim=1)
+    x = arguments.finite_array("x", x, ndim=2)
+    y = arguments.finite_array("y", y, ndim=1)
     if x.shape != (y.size, 2):
         raise ValueError(f"x: expected shape ({y.size}, 2), got {x.shape}")
     looks = [
@@ -85,10 +85,10 @@ def decision_surface(
     Axes
         The same `ax`.
     """
-    grid_x = _validate.finite_array("grid_x", grid_x, ndim=1)
-    grid_y = _validate.finite_array("grid_y", grid_y, ndim=1)
-    values = _validate.finite_array("values", values, ndim=2).astype(float)
-    kind = _validate.one_of("kind", kind, tuple(_MAPS))
+    grid_x = arguments.finite_array("grid_x", grid_x, ndim=1)
+    grid_y = arguments.finite_array("grid_y", grid_y, ndim=1)
+    values = arguments.finite_array("values", values, ndim=2).astype(float)
+    kind = arguments.one_of("kind", kind, tuple(_MAPS))
     if values.shape != (grid_y.size, grid_x.size):
         raise ValueError(
             f"values: expected shape {(grid_y.size, grid_x.size)}, one row for each of "
@@ -150,10 +150,10 @@ def roc_curves(
     Axes
         The same `ax`.
     """
-    p = _validate.finite_array("p_draws", p_draws, ndim=2).astype(float)
+    p = arguments.finite_array("p_draws", p_draws, ndim=2).astype(float)
     scores.auc(y, p)  # for its checks
     y = np.asarray(y)
-    max_curves = _validate.positive_int("max_curves", max_curves)
+    max_curves = arguments.positive_int("max_curves", max_curves)
     look = style(role)
     picked = np.unique(np.linspace(0, len(p) - 1, max_curves).astype(int))
     for index in picked:
@@ -185,9 +185,9 @@ def auc_distribution(
     Axes
         The same `ax`.
     """
-    num_bins = _validate.positive_int("num_bins", num_bins)
+    num_bins = arguments.positive_int("num_bins", num_bins)
     drawn = {
-        label: (role, _validate.finite_array(f"aucs[{label!r}]", values, ndim=1))
+        label: (role, arguments.finite_array(f"aucs[{label!r}]", values, ndim=1))
         for label, (role, values) in aucs.items()
     }
     if not drawn:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from helpers import _validate
+from fitting import arguments
 
 Rows = tuple[jax.Array, jax.Array]
 
@@ -45,10 +45,10 @@ def log_gamma_sample(
     `jax.random.loggamma` uses the rejection sampler of Marsaglia and Tsang (2000),
     with its boost for concentrations below 1 done on the log scale.
     """
-    _validate.key("rng_key", rng_key)
-    concentration = _validate.positive("concentration", concentration)
-    num_samples = _validate.positive_int("num_samples", num_samples)
-    rate = _validate.positive("rate", rate)
+    arguments.key("rng_key", rng_key)
+    concentration = arguments.positive("concentration", concentration)
+    num_samples = arguments.positive_int("num_samples", num_samples)
+    rate = arguments.positive("rate", rate)
     draws = jax.random.loggamma(rng_key, concentration, (num_samples,))
     return draws - np.log(rate)
 
@@ -81,11 +81,11 @@ def two_moons(rng_key: jax.Array, num_samples: int, noise: float = 0.25) -> Rows
     TypeError, ValueError
         For a key, a count or a noise that is not what it should be.
     """
-    _validate.key("rng_key", rng_key)
-    num_samples = _validate.positive_int("num_samples", num_samples)
+    arguments.key("rng_key", rng_key)
+    num_samples = arguments.positive_int("num_samples", num_samples)
     if num_samples < 2:
         raise ValueError("num_samples: expected at least 2, one a class, got 1")
-    noise = _validate.positive("noise", noise, or_zero=True)
+    noise = arguments.positive("noise", noise, or_zero=True)
     return _two_moons(rng_key, noise, num_samples)
 
 
@@ -136,16 +136,16 @@ def stratified_split(
         If x and y differ in length, classes are no whole numbers, or the sizes do not
         add up to n.
     """
-    _validate.key("rng_key", rng_key)
-    points = _validate.finite_array("x", x)
-    labels = _validate.finite_array("y", y, ndim=1)
+    arguments.key("rng_key", rng_key)
+    points = arguments.finite_array("x", x)
+    labels = arguments.finite_array("y", y, ndim=1)
     if labels.dtype.kind not in "iub":
         raise TypeError(f"y: expected whole numbers, got dtype {labels.dtype}")
     if points.shape[:1] != labels.shape:
         raise ValueError(
             f"x, y: expected equally many rows, got {points.shape} and {labels.shape}"
         )
-    sizes = [_validate.positive_int(f"sizes[{i}]", n) for i, n in enumerate(sizes)]
+    sizes = [arguments.positive_int(f"sizes[{i}]", n) for i, n in enumerate(sizes)]
     if sum(sizes) != labels.size:
         raise ValueError(
             f"sizes: expected a sum of {labels.size}, the number of rows, "

@@ -13,7 +13,7 @@ from numpyro.infer.util import log_density
 from scipy.integrate import cumulative_trapezoid, trapezoid
 from scipy.special import logsumexp
 
-from helpers import _validate
+from fitting import arguments, checks, draws
 
 
 def log_weights(
@@ -56,16 +56,17 @@ def log_weights(
     TypeError, ValueError
         For a key, count or parameters of the wrong kind, or if a weight is NaN.
     """
-    _validate.key("rng_key", rng_key)
-    num_draws = _validate.positive_int("num_draws", num_draws)
-    batch_size = _validate.positive_int("batch_size", batch_size)
+    arguments.key("rng_key", rng_key)
+    num_draws = arguments.positive_int("num_draws", num_draws)
+    batch_size = arguments.positive_int("batch_size", batch_size)
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict, got {type(params).__name__}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        _validate.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
-    _validate.model_arguments(model_args, model_kwargs)
+        arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+    draws.refuse_new(guide, params)
     fitted_guide = substitute(guide, data=params)
     fitted_model = substitute(model, data=params)
+    _refuse_no_density(fitted_model, fitted_guide, model_args, model_kwargs)
 
     def one(key: jax.Array) -> jax.Array:
         guide_key, model_key = jax.random.split(key)
@@ -73,26 +74,59 @@ def log_weights(
         log_q, trace = log_density(drawn, model_args, model_kwargs, {})
         scored = seed(replay(fitted_model, trace), model_key)
         log_p, model_trace = log_density(scored, model_args, model_kwargs, {})
-        sites = trace | model_trace
-        missing = [
-            name
-            for name, site in sites.items()
-            if site["type"] == "param" and name not in params
-        ]
-        if missing:  # their initial values would be used in silence
-            raise ValueError(f"params: expected {missing} too, got {list(params)}")
+        draws.refuse_missing(params, trace | model_trace)
         return log_p - log_q
 
     def every(keys: jax.Array) -> jax.Array:
         return jax.lax.map(one, keys, batch_size=min(batch_size, num_draws))
 
-    weights = np.asarray(jax.jit(every)(jax.random.split(rng_key, num_draws)))
+    keys = jax.random.split(rng_key, num_draws)
+    given = arguments.named_leaves(model, model_args, model_kwargs)
+    weights = np.asarray(arguments.hoisted(every, keys, given=given)(keys))
     if np.isnan(weights).any():
         raise ValueError(
             f"params: {np.isnan(weights).sum()} of {num_draws} log weights are NaN; "
             "are the parameters finite and the data inside the model's support?"
         )
     return weights
+
+
+def _refuse_no_density(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict
+) -> None:
+    """Refuse what has no importance weights: points, and unknowns that nobody draws."""
+    source = arguments.AllRows(args, kwargs)
+    seen = checks.look(model, source.put, {}, {})
+    drawn = checks.look(guide, source.put, {}, {})
+    if seen.error is not None or drawn.error is not None:
+        return  # it will be raised again where it belongs
+    points = [
+        name
+        for name, site in drawn.sites.items()
+        if site["type"] == "sample" and checks.is_point(site) and name in seen.sites
+    ]
+    if points:
+        raise ValueError(
+            f"guide: expected a distribution, got points at {points}: a guide such as "
+            "AutoDelta or AutoLaplaceApproximation has no density during the fit, so "
+            "that k-hat and evidence would mean nothing. Of a Laplace approximation, "
+            "draw with guide.sample_posterior"
+        )
+    missing = [
+        name
+        for name, site in seen.sites.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and name not in drawn.sites
+        and not checks.is_point(site)
+    ]
+    if missing:
+        raise ValueError(
+            f"guide: expected a site for each unknown of the model, got none for "
+            f"{missing}. Unknowns that a loss sums out (enumeration) must be summed out "
+            "in the model for this, as dist.MixtureSameFamily does; "
+            "TraceEnum_ELBO(num_particles=1000).loss estimates the ELBO as it is"
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +182,7 @@ def importance_summary(log_weights: np.ndarray) -> ImportanceSummary:
     that is too wide gets a small one, and weights that hardly vary give a noisy one.
     Read it beside `relative_ess`.
     """
-    logs = _validate.finite_array("log_weights", log_weights, ndim=1).astype(float)
+    logs = arguments.finite_array("log_weights", log_weights, ndim=1).astype(float)
     if logs.size < 100:
         raise ValueError(f"log_weights: expected at least 100, got {logs.size}")
     # This function takes log likelihoods, whose *negatives* are the log weights of
@@ -249,7 +283,7 @@ def grid_posterior(
         If the grid does not increase, cuts the posterior off (density at an end above
         a millionth of the peak) or is so coarse that one cell holds over a tenth of it.
     """
-    grid = _validate.finite_array("grid", grid, ndim=1).astype(float)
+    grid = arguments.finite_array("grid", grid, ndim=1).astype(float)
     if grid.size < 50:
         raise ValueError(f"grid: expected at least 50 values, got {grid.size}")
     _increasing(grid)
@@ -281,7 +315,7 @@ def grid_posterior(
 
 
 def _on_grid(log_p: np.ndarray, log_q: np.ndarray, grid: np.ndarray) -> tuple:
-    grid = _validate.finite_array("grid", grid, ndim=1)
+    grid = arguments.finite_array("grid", grid, ndim=1)
     _increasing(grid)
     logs = []
     for name, value in (("log_p", log_p), ("log_q", log_q)):

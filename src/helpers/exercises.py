@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers import _validate
+from fitting import arguments
 
 
 def check(
@@ -40,7 +40,7 @@ def check(
         print(f"{name}: no answer yet; replace None and run both cells again.")
         return False
     try:
-        given = _validate.finite_array(name, answer)
+        given = arguments.finite_array(name, answer)
     except (TypeError, ValueError) as error:
         print(f"Not yet. {error}. {hint}".strip())
         return False

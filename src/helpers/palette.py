@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from helpers import _validate
+from fitting import arguments
 
 #: Colors by role, distinguishable with every common color vision (after Okabe and Ito,
 #: 2008). Each role has a line style of its own in `STYLES`: color never speaks alone.
@@ -72,4 +72,4 @@ def style(role: str) -> dict[str, Any]:
     dict
         Keyword arguments: color, line style and width.
     """
-    return dict(STYLES[_validate.one_of("role", role, tuple(STYLES))])
+    return dict(STYLES[arguments.one_of("role", role, tuple(STYLES))])

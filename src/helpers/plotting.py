@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.stats import binom
 
-from helpers import _validate
+from fitting import arguments
 from helpers.class_figures import auc_distribution as auc_distribution
 from helpers.class_figures import calibration_curve as calibration_curve
 from helpers.class_figures import class_points as class_points
@@ -39,9 +39,9 @@ def densities(
     Axes
         The same `ax`.
     """
-    grid = _validate.finite_array("grid", grid, ndim=1)
+    grid = arguments.finite_array("grid", grid, ndim=1)
     for label, (role, density) in curves.items():
-        density = _validate.finite_array(f"curves[{label!r}]", density, ndim=1)
+        density = arguments.finite_array(f"curves[{label!r}]", density, ndim=1)
         if density.shape != grid.shape:
             raise ValueError(
                 f"curves[{label!r}]: expected shape {grid.shape} like grid, "
@@ -68,8 +68,8 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     -------
     numpy.ndarray, shape (n - window + 1,)
     """
-    values = _validate.finite_array("values", values, ndim=1).astype(float)
-    window = _validate.positive_int("window", window)
+    values = arguments.finite_array("values", values, ndim=1).astype(float)
+    window = arguments.positive_int("window", window)
     if window > values.size:
         raise ValueError(f"window: expected at most {values.size}, got {window}")
     # Not by differences of a cumulative sum: one huge early loss would spoil the rest.
@@ -107,7 +107,7 @@ def elbo_curve(
     Axes
         The same `ax`.
     """
-    losses = _validate.finite_array("losses", losses, ndim=1)
+    losses = arguments.finite_array("losses", losses, ndim=1)
     smooth = -moving_average(losses, window)
     if show_steps:
         steps = np.arange(1, losses.size + 1)
@@ -144,9 +144,9 @@ def rank_histogram(
     Simulation-based calibration: Talts et al. (2018). The band holds 99 % of the
     counts of one bar if the ranks are uniform.
     """
-    ranks = _validate.finite_array("ranks", ranks, ndim=1)
-    num_draws = _validate.positive_int("num_draws", num_draws)
-    num_bins = _validate.positive_int("num_bins", num_bins)
+    ranks = arguments.finite_array("ranks", ranks, ndim=1)
+    num_draws = arguments.positive_int("num_draws", num_draws)
+    num_bins = arguments.positive_int("num_bins", num_bins)
     if ranks.min() < 0 or ranks.max() > num_draws or (ranks != np.round(ranks)).any():
         raise ValueError(
             f"ranks: expected whole numbers from 0 to {num_draws}, "
@@ -196,8 +196,8 @@ def gaussian_ellipse(
     Axes
         The same `ax`.
     """
-    mean = _validate.finite_array("mean", mean, ndim=1)
-    covariance = _validate.finite_array("covariance", covariance, ndim=2)
+    mean = arguments.finite_array("mean", mean, ndim=1)
+    covariance = arguments.finite_array("covariance", covariance, ndim=2)
     if mean.shape != (2,) or covariance.shape != (2, 2):
         raise ValueError(
             "mean, covariance: expected shapes (2,) and (2, 2), got "

@@ -1,7 +1,6 @@
 """What a fitted guide predicts for data that it has not seen, and how well."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,18 +9,18 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import replay, seed, substitute, trace
 
-from helpers import _validate
-from helpers._arguments import put_together, take_apart
-from helpers._draws import Predictor, padded, predicted, refuse_missing, refuse_new
-from helpers._weights import refuse_shape
-
-BLOCK = 4_096  # rows that share a key: the unit of batches of rows
-ELEMENTS = 2**22  # draws times rows that are computed at once, by default
+from fitting import arguments, checks, draws
+from fitting.batches import RowArguments, shapes_of
 
 
-def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax.Array:
-    """Return the log density of each observation, from the traces of one draw."""
-    refuse_missing(params, drawn | scored)
+def _pointwise(
+    drawn: dict, scored: dict, params: dict, site: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Return the log density of each observation, and whether it is one.
+
+    Parameters are the traces of one draw of the guide, and of the model given it.
+    """
+    draws.refuse_missing(params, drawn | scored)
     samples = {name: at for name, at in scored.items() if at["type"] == "sample"}
     open_sites = [
         name
@@ -29,8 +28,11 @@ def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax
         if not at["is_observed"] and name not in drawn
     ]
     if open_sites:
+        discrete = samples[open_sites[0]]["fn"].support.is_discrete
+        cure = "; sum it out in the model, as dist.MixtureSameFamily does"
         raise ValueError(
             f"model: expected data or draws of the guide for {open_sites}, got neither"
+            + (cure if discrete else "")
         )
     observed = [
         name
@@ -42,13 +44,19 @@ def _pointwise(drawn: dict, scored: dict, params: dict, site: str | None) -> jax
     if site is not None and site not in observed:
         raise ValueError(f"site: expected one of {observed}, got {site!r}")
     at = samples[observed[0] if site is None else site]
-    refuse_shape(at["name"], scored)
-    if isinstance(at["fn"], dist.MaskedDistribution):
+    checks.refuse_shape(at["name"], scored)
+    logs = at["fn"].log_prob(at["value"])
+    try:
+        seen = jnp.ones(logs.shape, bool)
+        for mask in checks.masks_of(at["fn"]):
+            seen &= jnp.broadcast_to(mask, logs.shape)
+        return logs, seen
+    except ValueError as error:
         raise ValueError(
-            f"model: expected all of {at['name']!r} to be observed, got a mask; score "
-            "the rows that are"
-        )
-    return at["fn"].log_prob(at["value"])
+            f"model: expected a mask of whole observations at {at['name']!r} (shape "
+            f"{logs.shape}), got one of parts of them; give the parts a dimension of "
+            "their own, without to_event"
+        ) from error
 
 
 def log_predictive_density(
@@ -93,139 +101,81 @@ def log_predictive_density(
     -----
     Each element of the site's log density is one observation: events of several numbers
     count as one. Weights of a `scale` handler or a subsampling plate are left out, and
-    so are factors; masks are refused. Log predictive density: Gelman et al. (2014).
+    so are factors; what a mask hides is no observation. Log predictive density: Gelman et al. (2014).
     """
     for name, value in (("model", model), ("guide", guide)):
         if not callable(value):
             raise TypeError(f"{name}: expected a callable, got {type(value).__name__}")
-    num_draws = _validate.positive_int("num_draws", num_draws)
+    num_draws = arguments.positive_int("num_draws", num_draws)
     if not (site is None or isinstance(site, str)):
         raise TypeError(f"site: expected a name, got {site!r}")
-    _validate.model_arguments(model_args, model_kwargs)
-    arrays, rest = take_apart((model_args, model_kwargs))
+    given = arguments.named_leaves(model, model_args, model_kwargs)
+    arguments.refuse_cast(given)
 
-    @jax.jit
-    def density(arrays, params, rng_key):
-        args, kwargs = put_together(arrays, rest)
+    def evaluate(params, rng_key):
+        draws.refuse_new(guide, params)
 
         def one(key):
             guide_key, model_key = jax.random.split(key)
             drawing = seed(substitute(guide, data=params), guide_key)
-            drawn = trace(drawing).get_trace(*args, **kwargs)
+            drawn = trace(drawing).get_trace(*model_args, **model_kwargs)
             scoring = seed(replay(substitute(model, data=params), drawn), model_key)
-            scored = trace(scoring).get_trace(*args, **kwargs)
+            scored = trace(scoring).get_trace(*model_args, **model_kwargs)
             return _pointwise(drawn, scored, params, site)
 
-        logs = jax.vmap(one)(jax.random.split(rng_key, num_draws))
-        return (jax.nn.logsumexp(logs, axis=0) - jnp.log(num_draws)).mean()
+        logs, seen = jax.vmap(one)(jax.random.split(rng_key, num_draws))
+        logs = jax.nn.logsumexp(logs, axis=0) - jnp.log(num_draws)
+        return jnp.mean(logs, where=seen[0])
 
-    def evaluate(arrays, params, rng_key):
-        refuse_new(guide)
-        return density(arrays, params, rng_key)
-
-    return jax.tree_util.Partial(evaluate, arrays)
+    return evaluate
 
 
-def predictions(
-    rng_key: jax.Array,
-    model: Callable,
-    guide: Callable,
-    params: dict[str, Any],
-    num_draws: int,
-    *model_args: Any,
-    sites: list[str] | None = None,
-    draw_batch: int | None = None,
-    row_batch: int | None = None,
-    **model_kwargs: Any,
-) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Draw from the posterior predictive, some rows at a time.
-
-    The same as `predict`, for more rows than fit in memory: it needs memory for
-    ``num_draws * row_batch`` numbers of each site, however many rows there are.
-
-    Yields
-    ------
-    slice, dict
-        Which rows, and for each site an array of shape (num_draws, rows, ...).
-    """
-    _validate.key("rng_key", rng_key)
+def _checked(
+    rng_key: Any, model: Any, guide: Any, params: Any, num_draws: Any, sites: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Check what all predictions share; return keys of draws of guide and model."""
+    arguments.key("rng_key", rng_key)
     for name, value in (("model", model), ("guide", guide)):
         if not callable(value):
             raise TypeError(f"{name}: expected a callable, got {type(value).__name__}")
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dictionary, got {type(params).__name__}")
-    num_draws = _validate.positive_int("num_draws", num_draws)
+    num_draws = arguments.positive_int("num_draws", num_draws)
     if not (sites is None or isinstance(sites, list | tuple)):
         raise TypeError(f"sites: expected a list of names, got {sites!r}")
-    refuse_new(guide)
-    arrays, rest = take_apart((model_args, model_kwargs))
-    varies = tuple(bool(array.ndim) for array in arrays)
-    lengths = {len(array) for array in arrays if array.ndim}
-    if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(
-            "model arguments: expected arrays with the same number of rows, at least "
-            f"one, got {sorted(lengths) or 'no array'}"
-        )
-    num_rows = lengths.pop()
-    block = min(BLOCK, num_rows)
-    row_batch = _validate.positive_int(
-        "row_batch", 4 * block if row_batch is None else row_batch
+    draws.refuse_new(guide, params)
+    model_key, guide_key = jax.random.split(rng_key)  # as Predictive does
+    if num_draws == 1:
+        return guide_key[None], model_key[None]
+    return jax.random.split(guide_key, num_draws), jax.random.split(
+        model_key, num_draws
     )
-    blocks = min(-(-row_batch // block), -(-num_rows // block))
-    if draw_batch is None:
-        draw_batch = max(1, ELEMENTS // (blocks * block))
-    draw_batch = min(_validate.positive_int("draw_batch", draw_batch), num_draws)
-    # All rows, before the first draw: an error in the last one would cost all others.
-    _validate.model_arguments(model_args, model_kwargs)
 
-    predictor = Predictor(model, guide, rest, varies)
-    # Sites with rows are those whose shape changes with the number of rows.
-    try:
-        few = predictor.shapes(params, arrays, block)
-        more = predictor.shapes(params, arrays, block + 1)
-    except (TypeError, ValueError) as error:
-        if "ncompatible shapes" not in str(error):
-            raise
-        raise ValueError(
-            "model: expected plates, and parameters of the guide, that take their size "
-            f"from the arrays, got some of a fixed size: {error}"
-        ) from error
-    with_rows = [name for name in few if few[name] != more[name]]
-    chosen = with_rows if sites is None else list(sites)
-    if not chosen or not set(chosen) <= set(with_rows):
-        raise ValueError(
-            f"sites: expected some of {with_rows}, which have a value for each row, "
-            f"got {chosen}"
-        )
-    moved = [name for name in chosen if few[name][:1] != (block,)]
-    if moved:
-        raise ValueError(
-            f"sites: expected rows on the first axis, got {moved} of shape "
-            f"{[few[name] for name in moved]} for {block} rows"
-        )
-    predictor = replace(predictor, with_rows=frozenset(with_rows), sites=tuple(chosen))
-    keys = jax.random.split(rng_key, num_draws)
-    fixed = [a for a, v in zip(arrays, varies, strict=True) if not v]
 
-    def some_rows(start):
-        moving = [
-            padded(array, start, blocks, block)
-            for array, vary in zip(arrays, varies, strict=True)
-            if vary
-        ]
-        numbers = np.arange(start // block, start // block + blocks, dtype="uint32")
-        rows = slice(start, min(start + blocks * block, num_rows))
-        found = {name: [] for name in chosen}
-        for first in range(0, num_draws, draw_batch):
-            # The last keys again where there are no more: one shape, one compilation.
-            which = np.minimum(np.arange(first, first + draw_batch), num_draws - 1)
-            new = predicted(predictor, params, keys[which], numbers, moving, fixed)
-            for name in chosen:
-                part = np.asarray(new[name])[: num_draws - first]
-                found[name].append(part[:, : rows.stop - rows.start])
-        return rows, {n: np.concatenate(parts) for n, parts in found.items()}
+def _size(values: dict) -> int:
+    """Return how many bytes the values of one draw have."""
+    return sum(value.size * value.dtype.itemsize for value in values.values())
 
-    return map(some_rows, range(0, num_rows, blocks * block))
+
+def _chosen(sites: list[str] | None, found: list[str], which: str) -> list[str]:
+    """Return the names of the sites to return."""
+    chosen = found if sites is None else list(sites)
+    if not chosen or not set(chosen) <= set(found):
+        raise ValueError(f"sites: expected some of {found}{which}, got {chosen}")
+    return chosen
+
+
+def _in_batches(
+    compiled: Callable, keys: tuple, draw_batch: int, *inputs: Any
+) -> dict[str, np.ndarray]:
+    """Draw a batch of draws after the other; each goes to the host at once."""
+    num_draws, parts = len(keys[0]), []
+    for first in range(0, num_draws, draw_batch):
+        # The last keys again where there are no more: one shape, one compilation.
+        which = np.minimum(np.arange(first, first + draw_batch), num_draws - 1)
+        found = compiled([each[which] for each in keys], *inputs)
+        parts.append({n: np.asarray(v)[: num_draws - first] for n, v in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def predict(
@@ -235,13 +185,17 @@ def predict(
     params: dict[str, Any],
     num_draws: int,
     *model_args: Any,
+    sites: list[str] | None = None,
+    draw_batch: int | None = None,
+    row_batch: int | None = None,
     summary: Callable[[np.ndarray], np.ndarray] | None = None,
-    **options: Any,
+    **model_kwargs: Any,
 ) -> dict[str, np.ndarray]:
-    """Draw from the posterior predictive, in batches of draws and rows.
+    """Draw from the posterior predictive, in bounded memory.
 
-    The numbers do not depend on the batches. What rows share, such as coefficients, is
-    the same for all rows of a draw; noise and unknowns of single rows are not.
+    The result is that of ``Predictive(model, guide=guide, params=params,
+    num_samples=num_draws)(rng_key, ...)``, up to rounding: draws come one after the
+    other in compiled code, and go to the host some at a time.
 
     Parameters
     ----------
@@ -250,53 +204,173 @@ def predict(
     model, guide : callable
         NumPyro model and guide; an autoguide must have been used in a fit.
     params : dict
-        Variational parameters, as `fit` returns them.
+        Variational parameters, as `fit` returns them; of models with mutable state
+        ``result.params | result.state.mutable_state``.
     num_draws : int
         Number of draws.
-    *model_args
-        What model and guide are called with, without the data to predict. All arrays
-        with a dimension have the same rows; memory maps are read batch by batch.
+    *model_args, **model_kwargs
+        What model and guide are called with, without the data to predict.
+    sites : list of str, optional
+        Sites to return; by default what the guide does not draw, and deterministic
+        sites. Unknowns that the guide draws can be named, too.
+    draw_batch : int, optional
+        Draws to compute in one call. By default their values have at most 128 MiB.
+    row_batch : int, optional
+        Rows to compute at once, for tables of many rows: see `predictions`. Rows must
+        not depend on each other then.
     summary : callable, optional
-        Function of the array of draws of some rows, of shape (num_draws, rows, ...),
-        that returns one whose first axis is rows: ``lambda p: p.mean(axis=0)``.
-    **options
-        Keyword arguments of the model, and
-
-        sites : list of str, optional
-            Sites to return; those with a value for each row by default.
-        draw_batch, row_batch : int, optional
-            How many to compute at once. Rows come in blocks of 4,096.
+        With `row_batch`: function of the draws of some rows, an array of shape
+        (num_draws, rows, ...), that returns one whose first axis is rows, such as
+        ``lambda p: p.mean(axis=0)``.
 
     Returns
     -------
     dict
-        For each site an array of shape (num_draws, rows, ...), or the summaries, of
-        shape (rows, ...).
+        For each site an array of shape (num_draws, ...), or the summaries, of shape
+        (rows, ...).
 
     Raises
     ------
     TypeError, ValueError
-        For arguments of the wrong kind, parameters that are missing, arrays without a
-        common number of rows, NaN in a row.
-
-    Notes
-    -----
-    For each draw of the guide one draw of the model given it, as
-    `numpyro.infer.Predictive` does. `predictions` gives the batches one by one.
+        For arguments of the wrong kind, or parameters that are missing.
+    MemoryError
+        If the result would not fit into memory.
     """
+    if row_batch is not None:
+        inputs = rng_key, model, guide, params, num_draws, *model_args
+        options = {"sites": sites, "draw_batch": draw_batch, "row_batch": row_batch}
+        parts = predictions(*inputs, **options, **model_kwargs)
+        return _joined(parts, summary)
+    if summary is not None:
+        raise ValueError("summary: expected None without row_batch, got a function")
+    keys = _checked(rng_key, model, guide, params, num_draws, sites)
+
+    def one(pair):
+        found, latent = draws.draw(
+            model, guide, params, pair, (model_args, model_kwargs)
+        )
+        names = found if sites is None else sites
+        _chosen(list(names), [*found, *latent], "")
+        return {name: (found | latent)[name] for name in names}
+
+    size = _size(jax.eval_shape(one, (keys[0][0], keys[1][0])))
+    draws.refuse_size(size * len(keys[0]), "the predictions")
+    if draw_batch is None:
+        draw_batch = max(1, draws.BYTES // max(size, 1))
+    draw_batch = min(arguments.positive_int("draw_batch", draw_batch), len(keys[0]))
+    given = arguments.named_leaves(model, model_args, model_kwargs)
+    some = [each[:draw_batch] for each in keys]
+    compiled = arguments.hoisted(
+        lambda pairs: jax.lax.map(one, pairs), some, given=given
+    )
+    return _in_batches(compiled, keys, draw_batch)
+
+
+def _joined(parts: Iterator, summary: Callable | None) -> dict[str, np.ndarray]:
+    """Join predictions of rows, or their summaries."""
     if not (summary is None or callable(summary)):
         raise TypeError(f"summary: expected a callable, got {type(summary).__name__}")
     found: dict[str, list] = {}
-    inputs = rng_key, model, guide, params, num_draws
-    for rows, batch in predictions(*inputs, *model_args, **options):
-        for name, draws in batch.items():
+    for rows, batch in parts:
+        for name, values in batch.items():
             if summary is not None:
-                draws = np.asarray(summary(draws))
-                if draws.shape[:1] != (rows.stop - rows.start,):
+                values = np.asarray(summary(values))
+                if values.shape[:1] != (rows.stop - rows.start,):
                     raise ValueError(
                         f"summary: expected {rows.stop - rows.start} rows on the first "
-                        f"axis, got shape {draws.shape}"
+                        f"axis, got shape {values.shape}"
                     )
-            found.setdefault(name, []).append(draws)
+            found.setdefault(name, []).append(values)
     axis = 1 if summary is None else 0
-    return {name: np.concatenate(parts, axis=axis) for name, parts in found.items()}
+    return {name: np.concatenate(each, axis=axis) for name, each in found.items()}
+
+
+def predictions(
+    rng_key: jax.Array,
+    model: Callable,
+    guide: Callable,
+    params: dict[str, Any],
+    num_draws: int,
+    *model_args: Any,
+    row_batch: int = 16_384,
+    sites: list[str] | None = None,
+    draw_batch: int | None = None,
+    **model_kwargs: Any,
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Draw from the posterior predictive, some rows at a time.
+
+    This serves tables whose predictions do not fit in memory; memory maps are read
+    batch by batch. **Rows must not depend on each other:** a model that standardizes
+    its inputs, counts rows, or adds them up would see one batch and not the table.
+    What rows share, such as coefficients, is the same for all rows of a draw; noise and
+    unknowns of single rows are not.
+
+    Parameters
+    ----------
+    rng_key, model, guide, params, num_draws, sites, draw_batch
+        As in `predict`. By default all sites with a value for each row are returned.
+    *model_args, **model_kwargs
+        What model and guide are called with; all arrays with a dimension are tables
+        with the same rows.
+    row_batch : int
+        Rows to compute at once.
+
+    Yields
+    ------
+    slice, dict
+        Which rows, and for each site an array of shape (num_draws, rows, ...).
+    """
+    keys = _checked(rng_key, model, guide, params, num_draws, sites)
+    data = RowArguments("row_batch", model, model_args, model_kwargs)
+    arguments.refuse_cast(data.tables.items())
+    row_batch = min(arguments.positive_int("row_batch", row_batch), data.num_rows)
+
+    def one(pair, number, moving, with_rows):
+        inputs = model, guide, params, pair, number, with_rows
+        return draws.draw_rows(*inputs, data.put(moving))
+
+    def shapes(rows):
+        """Return the values of a draw for so many rows, without computing them."""
+        pair, some = (keys[0][0], keys[1][0]), shapes_of(data.tables, rows)
+        return jax.eval_shape(
+            lambda pair, moving: one(pair, 0, moving, set()), pair, some
+        )
+
+    try:
+        few, more = shapes(row_batch), shapes(row_batch + 1)
+    except (TypeError, ValueError) as error:
+        if "ncompatible shapes" not in str(error):
+            raise
+        raise ValueError(
+            "model: expected plates, and parameters of the guide, that take their size "
+            f"from the arrays, got some of a fixed size ({error}). Predict all rows at "
+            "once, without row_batch"
+        ) from error
+    with_rows = {name for name in few if few[name].shape != more[name].shape}
+    chosen = _chosen(sites, sorted(with_rows), ", which have a value for each row")
+    moved = [name for name in chosen if few[name].shape[:1] != (row_batch,)]
+    if moved:
+        raise ValueError(f"sites: expected rows on the first axis, got {moved}")
+    size = _size({name: few[name] for name in chosen})
+    draws.refuse_size(size * len(keys[0]), "the predictions of a batch of rows")
+    if draw_batch is None:
+        draw_batch = max(1, draws.BYTES // max(size, 1))
+    draw_batch = min(arguments.positive_int("draw_batch", draw_batch), len(keys[0]))
+
+    def some(pairs, number, moving):
+        found = lambda pair: one(pair, number, moving, with_rows)  # noqa: E731
+        return jax.lax.map(lambda pair: {n: found(pair)[n] for n in chosen}, pairs)
+
+    example = [each[:draw_batch] for each in keys], np.uint32(0)
+    compiled = arguments.hoisted(some, *example, shapes_of(data.tables, row_batch))
+
+    def batch(first):
+        stop = min(first + row_batch, data.num_rows)
+        # The last row again where there are no more: one shape, one compilation.
+        rows = np.minimum(np.arange(first, first + row_batch), data.num_rows - 1)
+        moving = {name: np.asarray(table[rows]) for name, table in data.tables.items()}
+        number = np.uint32(first // row_batch)
+        found = _in_batches(compiled, keys, draw_batch, number, moving)
+        return slice(first, stop), {n: v[:, : stop - first] for n, v in found.items()}
+
+    return map(batch, range(0, data.num_rows, row_batch))

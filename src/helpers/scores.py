@@ -8,11 +8,11 @@ import numpy as np
 from scipy.special import rel_entr, xlogy
 from scipy.stats import rankdata
 
-from helpers import _validate
+from fitting import arguments
 
 
 def _checked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    y = _validate.finite_array("y", y, ndim=1)
+    y = arguments.finite_array("y", y, ndim=1)
     if not np.isin(y, (0, 1)).all():
         raise ValueError(f"y: expected classes 0 and 1, got {np.unique(y)[:5]}")
     p = _probabilities("p", p)
@@ -25,7 +25,7 @@ def _checked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _probabilities(name: str, value: np.ndarray) -> np.ndarray:
     """Return `value` as floats if all of it lies between 0 and 1."""
-    p = _validate.finite_array(name, value).astype(float)
+    p = arguments.finite_array(name, value).astype(float)
     if p.min() < 0 or p.max() > 1:
         raise ValueError(
             f"{name}: expected between 0 and 1, got {p.min():.4g} to {p.max():.4g}"
@@ -134,7 +134,7 @@ def calibration_bins(
         raise ValueError(
             f"p: expected 1 dimension (average draws first), got shape {p.shape}"
         )
-    num_bins = _validate.positive_int("num_bins", num_bins)
+    num_bins = arguments.positive_int("num_bins", num_bins)
     bins = np.minimum((p * num_bins).astype(int), num_bins - 1)
     counts, sum_p, sum_y = (
         np.bincount(bins, weights, num_bins) for weights in (None, p, y)

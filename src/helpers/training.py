@@ -1,157 +1,245 @@
-"""The one training loop of the course: stochastic variational inference in chunks."""
+"""The one training loop of the course: stochastic variational inference in chunks.
 
+`fit` is `numpyro.infer.SVI.run` with more. It compiles one loop of updates and
+evaluations, `compiled_loop`, and calls it again and again, some steps at a time. Between
+two calls it moves the progress bar, keeps checkpoints, and sees whether a run is over.
+What protects it stands in the package `fitting`.
+"""
+
+import signal
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax import lax
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
 
-from helpers import _checkpoints, _loop, _sources, _validate, _weights
-from helpers._results import BatchError as BatchError
-from helpers._results import CheckpointError as CheckpointError
-from helpers._results import FitResult as FitResult
-from helpers._results import NonFiniteLossError as NonFiniteLossError
-from helpers._results import StoppedFitError as StoppedFitError
-from helpers._run import FOREVER, Look, Run
+from fitting import arguments, checkpoints, checks
+from fitting.batches import source_of
 from helpers.prediction import log_predictive_density as log_predictive_density
 from helpers.prediction import predict as predict
 from helpers.prediction import predictions as predictions
 
-
-def _checked_evaluation(
-    svi: SVI, evaluate: Callable, params: Any, rng_key: jax.Array
-) -> jax.tree_util.Partial:
-    """Return a function of parameters and a key; complain before any step is taken."""
-    if not callable(evaluate):
-        raise TypeError(
-            "evaluate: expected a function of parameters and a key, "
-            f"got {type(evaluate).__name__}"
-        )
-    # As a Partial: arrays that it brings along are arguments of the compiled code.
-    if not isinstance(evaluate, jax.tree_util.Partial):
-        evaluate = jax.tree_util.Partial(evaluate)
-    evaluate = jax.tree.map(jnp.asarray, evaluate)
-    try:
-        value = _loop.value_of.eval_shape(svi, evaluate, params, rng_key)
-    except jax.errors.JAXTypeError as error:
-        raise TypeError(
-            "evaluate: expected a function that JAX can trace (jax.numpy for NumPy, "
-            "no float() or if on values), got one that it cannot; see the error above"
-        ) from error
-    leaves = jax.tree.leaves(value)
-    if len(leaves) != 1 or leaves[0] is not value or value.shape != ():
-        shown = value.shape if hasattr(value, "shape") else type(value).__name__
-        raise ValueError(f"evaluate: expected to return one number, got {shown}")
-    return evaluate
+SECONDS = 0.25  # about so long between two looks of the host
+NEVER = np.iinfo("int32").max
 
 
-def _source(
-    arguments: tuple,
-    batch_size: int | None,
-    batches: Iterable | Callable[[int], Iterable] | None,
-    num_rows: int | None,
-    rng_key: jax.Array,
-) -> _sources.AllRows | _sources.Tables | _sources.Stream:
-    """Return where the data come from; complain about what cannot be."""
-    if batches is None:
-        if num_rows is not None:
-            raise ValueError(f"num_rows: expected None without batches, got {num_rows}")
-        _validate.model_arguments(*arguments)
-        if batch_size is None:
-            return _sources.AllRows(arguments)
-        batch_size = _validate.positive_int("batch_size", batch_size)
-        return _sources.Tables(arguments, batch_size, rng_key)
-    if batch_size is not None:
-        raise ValueError(f"batch_size: expected None beside batches, got {batch_size}")
-    if num_rows is None:
-        raise ValueError("num_rows: expected the number of all rows, got None")
-    num_rows = _validate.positive_int("num_rows", num_rows)
-    args, kwargs = arguments
-    if args:
-        raise ValueError(
-            f"batches: expected no positional arguments beside them, got {len(args)}"
-        )
-    _validate.model_arguments((), kwargs)
-    if not callable(batches) and not isinstance(batches, Iterable):
-        raise TypeError(
-            "batches: expected an iterable, or a function of the first step that "
-            f"returns one, got {type(batches).__name__}"
-        )
-    return _sources.Stream(batches, num_rows, kwargs)
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit reached. Of several runs, attributes have one more axis, the first.
 
-
-def _beside(state: SVIState, arguments: tuple) -> SVIState:
-    """Copy a state to all devices that its data are spread over.
-
-    The compiled loop would do so, and then be compiled again for the state it returns.
+    Attributes
+    ----------
+    params : dict
+        Variational parameters after the last step, on their constrained scale.
+    losses : numpy.ndarray, shape (steps,)
+        Loss (minus the estimated ELBO, in nats) at each step; NaN after the last step
+        of a run that ended before others.
+    state : numpyro.infer.svi.SVIState
+        Optimizer state and key, to go on from by `init_state`.
+    steps : int
+        Number of steps taken.
+    stopped : str
+        Why the run ended, such as ``"all steps done"`` or ``"interrupted"``; a list for
+        several runs.
+    steps_per_second : float
+        Steps of this call over wall-clock seconds, compilation left out where there
+        were steps enough to tell.
+    evaluations : numpy.ndarray, shape (evaluations, 2)
+        Step and value of each evaluation.
+    best_step, best_params, best_state
+        Step of the highest value (the first one of equals), parameters and state there;
+        None without evaluations.
+    reductions : int or None
+        How often `optax.contrib.reduce_on_plateau` cut the step size; None without it.
     """
-    placed = {
-        leaf.sharding.mesh
-        for leaf in jax.tree.leaves(arguments)
-        if isinstance(leaf, jax.Array)
-        and isinstance(leaf.sharding, NamedSharding)
-        and leaf.sharding.num_devices > 1
-    }
-    if len(placed) != 1 or jax.process_count() > 1:
-        return state
-    everywhere = NamedSharding(*placed, PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: (
-            leaf
-            if isinstance(leaf.sharding, NamedSharding)
-            else jax.device_put(leaf, everywhere)
-        ),
-        state,
+
+    params: dict[str, Any]
+    losses: np.ndarray
+    state: SVIState
+    steps: int
+    stopped: str
+    steps_per_second: float
+    evaluations: np.ndarray
+    best_step: int | None
+    best_params: dict[str, Any] | None
+    best_state: SVIState | None
+    reductions: int | None
+
+
+class StoppedFitError(Exception):
+    """A fit could not go on at `step`; `result` holds what was reached before."""
+
+    def __init__(self, message: str, step: int, result: FitResult) -> None:
+        super().__init__(f"{message} (steps done: {result.steps}, see .result)")
+        self.step, self.result = step, result
+
+
+class NonFiniteLossError(StoppedFitError, FloatingPointError):
+    """A loss, an evaluation or the parameters after a step were not finite."""
+
+
+class BatchError(StoppedFitError, ValueError):
+    """The iterator of batches ended, raised, or gave a batch that does not fit."""
+
+
+class CheckpointError(StoppedFitError, OSError):
+    """A checkpoint could not be written; the one before it is untouched."""
+
+
+class Run(NamedTuple):
+    """Where a run stands; for several runs each array has an axis more."""
+
+    state: SVIState
+    steps: jax.Array
+    best_state: SVIState
+    best_step: jax.Array  # 0: no evaluation yet
+    best_value: jax.Array
+    waited: jax.Array  # evaluations since the best one
+    failed: jax.Array  # something was not finite; the state is the last one before
+    reductions: jax.Array  # of the step size, by a plateau rule
+
+
+class Interrupts:
+    """Count presses of Ctrl-C, so that the chunk under way is finished and kept.
+
+    The third press raises as usual, for a run that hangs.
+    """
+
+    def __enter__(self) -> "Interrupts":
+        """Take over; only the main thread may, and only it gets interrupts."""
+        self.count, self.closing = 0, False
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main:
+            self.before = signal.signal(signal.SIGINT, self.press)
+        return self
+
+    def press(self, *_: Any) -> None:
+        """Count a press."""
+        self.count += 1
+        if self.count == 3 and not self.closing:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: Any) -> None:
+        """Give back."""
+        if self.main:
+            signal.signal(signal.SIGINT, self.before)
+
+
+def choose(condition: jax.Array, one: Any, other: Any) -> Any:
+    """Return one of two trees of arrays."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+
+
+def compiled_loop(
+    svi: SVI, source: Any, score: Callable | None, options: arguments.Options
+) -> Callable:
+    """Return the function that takes a chunk of updates, with evaluations among them.
+
+    It maps a `Run`, its evaluation key, the data of the next steps, the steps done and
+    the steps to do to the run after these, their losses and the values of evaluations.
+    It ends early once something is not finite, or no better value came for `patience`
+    evaluations. Of several runs, one that is over stays as it is.
+    """
+    every, many = options.every, options.many
+    update = partial(
+        svi.stable_update if options.stable_update else svi.update,
+        forward_mode_differentiation=options.forward_mode_differentiation,
     )
 
+    def segment(run, losses, values, key, data, done, start, stop):
+        """Take the updates of one run up to the next evaluation."""
 
-def _typed(leaf: Any) -> Any:
-    """Fix a type that would give way to others: what a checkpoint restores has none.
+        def step(i, carry):
+            state, losses, reductions = carry
+            args, kwargs = source.put(source.pick(data, i))
+            new, loss = update(state, *args, **kwargs)
+            losses = losses.at[i].set(loss.astype(losses.dtype))
+            return new, losses, reductions + checks.reduced(state, new)
 
-    Code that is compiled for the one would have to be compiled for the other.
-    """
-    weak = getattr(leaf, "weak_type", False)
-    return jax.lax.convert_element_type(leaf, leaf.dtype) if weak else leaf
-
-
-def _initial_state(
-    svi: SVI, rng_key: jax.Array, arguments: tuple, init_params: dict[str, Any] | None
-) -> SVIState:
-    """Return the state to start from; complain about parameters that do not fit."""
-    args, kwargs = arguments
-    with _weights.FirstRows():
-        state = svi.init(rng_key, *args, **kwargs)
-    if init_params is None:
-        return _beside(state, arguments)
-    known = svi.get_params(state)
-    unknown = sorted(set(init_params) - set(known))
-    if unknown:
-        raise ValueError(f"init_params: expected some of {list(known)}, got {unknown}")
-    for name, value in init_params.items():
-        shapes = [
-            [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
-            for tree in (known[name], value)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"init_params: expected {name!r} of shape {shapes[0]}, got {shapes[1]}"
-            )
-    _validate.model_arguments((), dict(init_params))
-    # The same key on purpose: what is not given starts as it would without.
-    with _weights.FirstRows():
-        state = svi.init(
-            rng_key,  # on purpose
-            *args,
-            init_params=dict(init_params),
-            **kwargs,
+        start_of = run.state, losses, run.reductions
+        state, losses, reductions = lax.fori_loop(start, stop, step, start_of)
+        sound = checks.finite(svi.optim.get_params(state.optim_state))
+        if not options.stable_update:
+            sound &= checks.finite(jnp.where(jnp.arange(losses.size) < stop, losses, 0))
+        steps = done + stop
+        now = run._replace(
+            state=choose(sound, state, run.state),
+            steps=jnp.where(sound, steps, run.steps),
+            reductions=jnp.where(sound, reductions, run.reductions),
+            failed=~sound,
         )
-    return _beside(state, arguments)
+        if score is None:
+            return now, losses, values
+        due = (steps % every == 0) | (steps == options.num_steps)
+        value = lax.cond(
+            due, score, lambda *_: jnp.array(jnp.nan, values.dtype), state, key
+        )
+        better = sound & ((value > run.best_value) | (due & (run.best_step == 0)))
+        now = now._replace(
+            best_state=choose(better, state, run.best_state),
+            best_step=jnp.where(better, steps, run.best_step),
+            best_value=jnp.where(better, value, run.best_value),
+            waited=jnp.where(better, 0, run.waited + due),
+            failed=~sound | (due & ~(value < jnp.inf)),
+        )
+        return now, losses, values.at[stop - 1].set(value)
+
+    def chunk(run, keys, data, done, steps):
+        each = segment
+        if many:
+            rows = 0 if source.batch_rows else None  # each run has rows of its own
+            each = jax.vmap(segment, (0, 0, 0, 0, rows, None, None, None))
+
+        def body(carry):
+            at, *before = carry
+            stop = jnp.minimum(steps, ((done + at) // every + 1) * every - done)
+            after = each(*before, keys, data, done, at, stop)
+            if many:
+                after = jax.vmap(choose)(options.going(before[0]), after, tuple(before))
+            return stop, *after
+
+        blank = jnp.full((*run.steps.shape, source.most), jnp.nan)
+        start = jnp.zeros_like(steps), run, blank, blank
+        more = lambda carry: (carry[0] < steps) & options.going(carry[1]).any()  # noqa: E731
+        return lax.while_loop(more, body, start)[1:]
+
+    return chunk
+
+
+def result_of(
+    svi: SVI, run: Run, stopped: list[str], speed: float, seen: np.ndarray
+) -> FitResult:
+    """Return what a run reached, or what several did; `seen` are losses and values."""
+    many = np.ndim(run.steps) == 1
+    get = jax.vmap(svi.get_params) if many else svi.get_params
+    steps, best = np.asarray(run.steps), np.asarray(run.best_step)
+    losses, values = seen[..., : steps.max()]
+    at = np.flatnonzero(~np.isnan(np.atleast_2d(values)).all(axis=0))
+    known = best.any()
+    return FitResult(
+        params=get(run.state),
+        losses=np.where(np.arange(steps.max()) < steps[..., None], losses, np.nan),
+        state=run.state,
+        steps=steps if many else int(steps),
+        stopped=stopped if many else stopped[0],
+        steps_per_second=speed,
+        evaluations=np.stack(np.broadcast_arrays(at + 1.0, values[..., at]), axis=-1),
+        best_step=None if not known else best if many else int(best),
+        best_params=get(run.best_state) if known else None,
+        best_state=run.best_state if known else None,
+        reductions=np.asarray(run.reductions) if checks.plateau(run.state) else None,
+    )
 
 
 def fit(
@@ -162,46 +250,43 @@ def fit(
     batch_size: int | None = None,
     batches: Iterable | Callable[[int], Iterable] | None = None,
     num_rows: int | None = None,
+    init_state: SVIState | None = None,
     init_params: dict[str, Any] | None = None,
-    chunk_size: int | None = None,
+    stable_update: bool = False,
+    forward_mode_differentiation: bool = False,
     evaluate: Callable[[dict[str, Any], jax.Array], jax.Array] | None = None,
     evaluate_every: int = 50,
     patience: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     progress_bar: bool = True,
+    unchecked: bool = False,
     **model_kwargs: Any,
 ) -> FitResult:
     """Fit a guide by SVI, in compiled chunks of steps.
 
-    The updates run in one compiled loop, evaluations and early stopping with them; the
-    host looks only between chunks, where it moves the progress bar, checks that losses
-    are finite and writes checkpoints. With all rows at each step, the losses are those
-    of ``svi.run(rng_key, num_steps, ..., progress_bar=False)``, bit for bit, for any
-    `chunk_size` (on a CPU, from two steps on: XLA compiles a single one differently)
-    and whatever is evaluated. Ctrl-C, or the stop button, ends the run and returns what
-    was reached.
+    With all rows at each step this is ``svi.run`` with more: it takes what that takes
+    and gives the same losses, on a CPU to the last bit from two steps on (compared with
+    ``progress_bar=False``). It remembers nothing from call to call. Ctrl-C, or the stop
+    button, ends the run after the chunk under way and returns what was reached.
 
     Parameters
     ----------
     rng_key : jax.Array
-        One key from `jax.random.key`; it starts the guide and all later draws, and sets
-        the order of the rows.
+        A key from `jax.random.key`; it starts the guide and all later draws, and sets
+        the order of rows. An array of keys makes as many runs side by side, each from
+        a start of its own.
     svi : numpyro.infer.SVI
-        Model, guide, optimizer and loss.
+        Model, guide, optimizer and loss. An autoguide keeps its first start: single
+        runs from several starts need a new guide each.
     num_steps : int
         Number of updates, at least 1.
     *model_args, **model_kwargs
-        What model and guide are called with: constants, and arrays, finite and not
-        empty, which some site observes.
+        What model and guide are called with.
     batch_size : int, optional
-        Rows in a step. All array arguments with a dimension are then tables with the
-        same rows, and model and guide get the same rows of each, to use as they come.
-        Epochs are shuffled anew and follow each other without a break: no row is left
-        out, no batch is short. Of more than 131,072 rows, blocks of so many come in
-        random order, and are shuffled each, by 128 neighbors at a time unless these
-        have more in common than chance would have it (in the means of columns, squares
-        and products); such tables must be stored in random order.
+        Rows in a step. All arrays among the arguments are then tables with the same
+        rows, and model and guide get the same rows of each. Epochs are shuffled anew
+        and follow each other without a break: no row is left out, no batch is short.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
         arguments or a dictionary of keyword arguments, all of the same shapes. Or a
@@ -209,128 +294,133 @@ def fit(
         as many, so that a resumed run need not read what it has used.
     num_rows : int, optional
         With `batches`: number of rows in all.
-    init_params : dict, optional
-        Values for variational parameters to start from, on their constrained scale.
-    chunk_size : int, optional
-        Updates between two looks of the host, at most 4,096; of minibatches at most
-        512, and as many as have 1,048,576 rows together; of a stream at most 512, and
-        as many as fit into 4 MiB; but always one. By default as many as take about a
-        quarter of a second.
+    init_state, init_params, stable_update, forward_mode_differentiation
+        As in `numpyro.infer.SVI.run`.
     evaluate : callable, optional
         ``evaluate(params, key)`` returns one number, the higher the better, such as the
         validation `log_predictive_density`. It gets the parameters on their constrained
-        scale and the same key each time, and must be a function that JAX can trace.
+        scale, mutable state with them, and the same key each time. JAX traces it.
     evaluate_every : int
         Steps between two evaluations; one more follows the last step.
     patience : int, optional
-        Stop after this many evaluations in a row without a new best one. The best value
-        of many is a little better than its state.
+        Stop after this many evaluations in a row without a new best one.
     checkpoint : str or pathlib.Path, optional
-        File (NumPy's npz format) to keep the state of the run in. If it is there, the
-        run goes on from it, to the same bits as without a break, given the same
-        arguments (`num_steps` and `patience` may differ; the evaluation after the last
-        step of a shorter run stays). Its first ten steps are taken again then: a file
-        whose losses differ by a 100,000th is refused, as that of a model, a guide or an
-        optimizer since edited, of other batches or starting values, or of a machine
-        that computes with other precision. A change that makes less of a difference
-        there, such as to the far end of a schedule, goes unnoticed.
+        File (NumPy's npz format) to keep the run in. If it is there, the run goes on
+        from it as without a break, given the same arguments (`num_steps` and `patience`
+        may differ). Edited code gives a warning.
     checkpoint_every : int, optional
         Steps between two checkpoints; a twentieth of the run by default. The last
         state is stored too.
     progress_bar : bool
         Show a bar with the mean loss of the last chunk and the last evaluation.
+    unchecked : bool
+        Leave out the checks of model and guide (`fitting.checks`), for a model whose
+        weights of rows, say, are right in a way that they cannot see.
 
     Returns
     -------
     FitResult
-        Parameters, loss trace, state, and steps per second; evaluations and the best
-        parameters among them.
+        Parameters, loss trace, state, and what evaluations gave.
 
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind; empty or non-finite data, or data that are
-        not observed; a model whose plates contradict the data; a guide that lacks an
-        unknown of the model; a model or guide that does not weigh each row of a batch
-        by ``num_rows / batch_size``; a guide with parameters for each row, which cannot
-        follow the batches; a checkpoint that is damaged or of another run.
-    NonFiniteLossError
-        When a loss, or a parameter at the end, is NaN or infinite, or an evaluation NaN
-        or plus infinity.
-    BatchError
-        When `batches` ends early, raises, or gives arrays that are not finite or unlike
-        those before.
-    CheckpointError
-        When a checkpoint cannot be written.
-    StoppedFitError
-        When anything else goes wrong after the first steps. All of these four carry
-        what was reached.
+        For arguments, data, a model, a guide or a checkpoint that do not fit.
+    NonFiniteLossError, BatchError, CheckpointError, StoppedFitError
+        When something goes wrong after the first steps. All of these carry what was
+        reached. Of several runs, those that fail stay where they were, with a warning.
 
     Notes
     -----
     Stochastic variational inference, with minibatches: Hoffman et al. (2013); the
     reparameterized gradients inside `svi.update`: Kingma and Welling (2014).
     """
-    _validate.key("rng_key", rng_key)
-    if not isinstance(svi, SVI):
-        raise TypeError(f"svi: expected numpyro.infer.SVI, got {type(svi).__name__}")
-    if isinstance(svi.loss, type):
-        name = svi.loss.__name__
-        raise TypeError(f"svi: expected a loss such as {name}(), got the class {name}")
-    num_steps = _validate.positive_int("num_steps", num_steps, most=FOREVER)
-    every = _validate.positive_int("evaluate_every", evaluate_every, most=FOREVER)
-    if patience is not None:
-        patience = _validate.positive_int("patience", patience, most=FOREVER)
-    if evaluate is None and patience is not None:
-        raise ValueError(f"patience: expected None without evaluate, got {patience}")
-    if chunk_size is not None:
-        chunk_size = _validate.positive_int("chunk_size", chunk_size)
-    if not isinstance(progress_bar, bool):
-        raise TypeError(f"progress_bar: expected True or False, got {progress_bar!r}")
-    keeper = _checkpoints.Keeper(checkpoint, checkpoint_every, num_steps)
-
+    options = arguments.options(**locals())
+    fork = (
+        jax.vmap(jax.random.fold_in, (0, None)) if options.many else jax.random.fold_in
+    )
     # Keys that guide and loss do not get.
-    other_key, order_key = (
-        jax.random.fold_in(jax.random.fold_in(rng_key, 2**32 - 1), i) for i in (0, 1)
-    )
-    arguments = (model_args, model_kwargs)
-    source = _source(arguments, batch_size, batches, num_rows, order_key)
-    if source.problem is not None:
-        raise ValueError(source.problem[0]) from source.problem[1]
-    args, kwargs = source.first
-    seen = args, kwargs | svi.static_kwargs
-    counts = source.batch_rows, source.num_rows
-    row_plates, unknowns = _weights.check_model(svi.model, seen, *counts)
-    state = _initial_state(svi, rng_key, source.first, init_params)
-    if row_plates or not _weights.made_from(svi.guide, svi.model):
-        _weights.check_guide(svi.guide, seen, row_plates, unknowns, *counts)
-    state = jax.tree.map(_typed, state)
-    best = _loop.none_yet(svi, state)
-    looking = None
-    if evaluate is not None:
-        # The same key each time: values differ by parameters, not by luck of the draw.
-        evaluate = _checked_evaluation(svi, evaluate, best.params, other_key)
-        looking = evaluate, other_key, every, patience or FOREVER
+    score_key, order_key = (fork(fork(rng_key, 2**32 - 1), i) for i in (0, 1))
+    source = source_of(svi.model, model_args, model_kwargs, options, order_key)
+    found = checks.before(svi, source, unchecked)
+    state = checks.start(svi, rng_key, source, init_state, init_params, options.many)
+    checks.after(svi, source, found, state, unchecked)
 
-    fresh = Look(0, state, best, np.zeros(0, jnp.result_type(float)), np.zeros((0, 2)))
-    facts = batch_size, num_rows, looking and every, source.together
-    look = keeper.resumed(fresh, rng_key, arguments, *facts)  # looks at it, on purpose
-    run = Run(
-        svi,
-        source,
-        keeper,
-        num_steps,
-        limit=min(chunk_size or source.most, source.most, num_steps),
-        # Processes must take the same steps: where there are several, no clock decides.
-        timed=chunk_size is None and jax.process_count() == 1,
-        looking=looking,
+    def score(state, key):
+        params = svi.get_params(state) | (state.mutable_state or {})
+        return checks.one_number(evaluate(params, key))
+
+    zero = jnp.zeros(rng_key.shape[: options.many], int)
+    run = Run(state, zero, state, zero, zero - jnp.inf, zero, zero > 0, zero)
+    trace = np.zeros((2, *zero.shape, 0))  # losses, and values of evaluations or NaN
+    loop = arguments.hoisted(
+        compiled_loop(svi, source, score if evaluate else None, options),
+        *(run, score_key, source.example, np.int32(0), np.int32(1)),
+        given=arguments.named_leaves(svi.model, model_args, model_kwargs),
     )
-    if look.done:
-        losses = run.first_losses(fresh, min(_checkpoints.AGAIN, look.done))
-        if source.problem is not None:
-            raise ValueError(source.problem[0]) from source.problem[1]
-        keeper.compare(losses)
-    # Left to tqdm where it is wanted: TQDM_DISABLE=1 then silences it for a whole run.
-    quiet = {} if progress_bar else {"disable": True}
-    with tqdm(total=num_steps, initial=look.done, unit="step", **quiet) as bar:
-        return run.go(look, bar)
+    keeper = checkpoints.Keeper(options, rng_key, source, loop.program)
+    start, (run, trace) = keeper.load((run, trace))
+    # Processes must take the same steps: where there are several, no clock decides.
+    pace = min(16 if jax.process_count() == 1 else NEVER, source.most)
+    steps, data = source.take(start, keeper.steps_from(start, pace))
+    done, began, counted = start, time.perf_counter(), start
+
+    def result(otherwise: str) -> FitResult:
+        speed = (done - counted) / (time.perf_counter() - began)
+        return result_of(svi, run, options.reasons(run, otherwise), speed, trace)
+
+    def save() -> None:
+        try:
+            keeper.save(int(np.max(run.steps)), (run, trace))
+        except OSError as error:
+            what = f"checkpoint: {keeper.path} could not be written: {error}"
+            raise CheckpointError(what, done, result("broken off")) from error
+
+    quiet = {} if progress_bar else {"disable": True}  # else TQDM_DISABLE decides
+    bar = tqdm(total=num_steps, initial=start, unit="step", **quiet)
+    with Interrupts() as presses, bar:
+        try:
+            while steps and options.going(run).any() and not presses.count:
+                clock, before, used = time.perf_counter(), done, data
+                counts = np.int32(done), np.int32(steps)
+                after, *new = loop(run, score_key, data, *counts)
+                # While the device works, the host reads what comes next.
+                ready = source.take(done + steps, keeper.steps_from(done + steps, pace))
+                new = np.stack(new)[..., :steps]  # the host waits here
+                run, trace = after, np.append(trace, new, axis=-1)
+                done, (steps, data) = done + steps, ready
+                now = time.perf_counter()
+                if before == start and steps:  # leave the compiler out
+                    began, counted = now, done
+                elif now - clock < SECONDS / 2:
+                    pace = min(2 * pace, source.most)
+                elif now - clock > 2 * SECONDS:
+                    pace = max(pace // 2, 1)
+                bar.update(new.shape[-1])
+                bar.set_postfix(checks.summary(new), refresh=False)
+                if keeper.due(done) and not np.any(run.failed):
+                    save()
+        except KeyboardInterrupt:  # the third press
+            pass
+        except StoppedFitError:
+            raise
+        except Exception as error:  # of the device, or of a callback in the model
+            if done == start:
+                raise
+            what = f"step {done + 1} or one soon after raised {error}"
+            raise StoppedFitError(what, done + 1, result("broken off")) from error
+        presses.closing = True
+        if np.all(run.failed):
+            at, what = checks.why_failed(svi, source, used, before, trace, options.many)
+            raise NonFiniteLossError(what, at, result("not finite"))
+        if np.any(run.failed):
+            which = np.flatnonzero(run.failed).tolist()
+            warnings.warn(
+                f"runs {which} stopped: not finite (see .stopped)", stacklevel=2
+            )
+        checks.warn_of_plateau(run.state, run.reductions)
+        save()
+        if steps or done == num_steps or not options.going(run).any():
+            return result("interrupted")
+        what, cause = source.problem
+        raise BatchError(what, done + 1, result("no more batches")) from cause

@@ -1,0 +1,1 @@
+"""What protects a fit: checks, batches, checkpoints, draws. It knows no helpers."""

@@ -1,0 +1,220 @@
+"""Checkpoints of a fit: one file, whole or not there at all."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fitting.arguments import is_array, is_key
+
+FORMAT = "fit, 2"
+
+
+def path_of(value: Any) -> Path:
+    """Return the path of a checkpoint; refuse one that could not be written."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"checkpoint: expected a path, got {type(value).__name__}")
+    path = Path(value).expanduser().resolve()  # of a link, the file it stands for
+    if path.is_dir():
+        raise ValueError(
+            f"checkpoint: expected the path of a file, got the folder {path}"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"checkpoint: expected an existing folder, got {path.parent}"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"checkpoint: expected a folder that can be written to, got {path.parent} "
+            f"({error.strerror})"
+        ) from error
+    return path
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    """Return a leaf as an array that NumPy can store; keys as their numbers."""
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def fingerprint(rng_key: jax.Array, arguments: tuple, *facts: Any) -> str:
+    """Return what tells runs apart: key, data, constants, and whatever else is given."""
+    parts = [_plain(rng_key).tolist(), *facts]
+    for leaf in jax.tree.leaves(arguments):
+        if is_array(leaf) and getattr(leaf, "is_fully_addressable", True):
+            plain = np.ascontiguousarray(_plain(leaf))
+            content = zlib.crc32(plain.reshape(-1).view("uint8"))
+            parts.append((plain.shape, str(plain.dtype), content))
+        elif is_array(leaf):
+            parts.append((leaf.shape, str(leaf.dtype)))
+        elif isinstance(leaf, bool | int | float | str):
+            parts.append(leaf)
+    return repr(parts)
+
+
+def _operations(jaxpr: Any) -> Iterator[str]:
+    """Yield what a traced program does, step by step, without the order of steps."""
+    for equation in jaxpr.eqns:
+        inner, plain = [], []
+        for name, value in sorted(equation.params.items()):
+            values = value if isinstance(value, tuple | list) else [value]
+            bodies = [getattr(v, "jaxpr", v) for v in values]
+            bodies = [body for body in bodies if hasattr(body, "eqns")]
+            inner += bodies
+            if not bodies and isinstance(value, int | float | str | tuple):
+                plain.append(f"{name}={value}")
+        literals = [str(v.val) for v in equation.invars if hasattr(v, "val")]
+        results = [str(v.aval) for v in equation.outvars]
+        yield f"{equation.primitive} {plain} {sorted(literals)} {results}"
+        for body in inner:
+            yield from _operations(body)
+
+
+def code_of(program: Any) -> str:
+    """Return a short text that changes when model, guide or optimizer are edited.
+
+    Other processes may add the sites of a model in another order: order does not count.
+    """
+    counted = sorted(Counter(_operations(program)).items())
+    return hashlib.sha256(repr(counted).encode()).hexdigest()
+
+
+def write(path: Path, tree: Any, **facts: Any) -> None:
+    """Store a tree of arrays in the place of the file before it.
+
+    They are written beside it, under a name of their own, and take its place when they
+    are on the disk in full: a crash at any moment leaves one or the other.
+    """
+    leaves = {f"leaf_{i}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    number, beside = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with os.fdopen(number, "wb") as file:
+            np.savez(file, format=FORMAT, **facts, **leaves)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+
+
+def _umask() -> int:
+    """Return which permissions new files lack (a temporary file has fewer)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class Keeper:
+    """Where and when a run is kept; without a path, nowhere and never."""
+
+    def __init__(self, options: Any, rng_key: jax.Array, source: Any, program: Any):
+        self.num_steps, self.every = options.num_steps, options.checkpoint_every
+        self.path, self.saved = None, 0
+        if options.checkpoint is not None:
+            self.path = path_of(options.checkpoint)
+            data = getattr(source, "tables", None), source.first
+            self.run = fingerprint(rng_key, data, *options.facts)
+            self.code = code_of(program)
+
+    def steps_from(self, done: int, pace: int) -> int:
+        """Return how many steps to take: a checkpoint ends a chunk."""
+        steps = min(pace, self.num_steps - done)
+        return (
+            steps if self.path is None else min(steps, self.every - done % self.every)
+        )
+
+    def due(self, done: int) -> bool:
+        """Return whether there should be a checkpoint after so many steps."""
+        return self.path is not None and done % self.every == 0
+
+    def save(self, done: int, tree: Any) -> None:
+        """Store a run, unless the file has it."""
+        if self.path is not None and done != self.saved:
+            write(self.path, tree, run=self.run, code=self.code, done=done)
+            self.saved = done
+
+    def load(self, tree: Any) -> tuple[int, Any]:
+        """Return the steps done and the run in the file; without one, the run given.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or of another run. A `UserWarning` says where model,
+            guide or optimizer seem to have been edited since.
+        """
+        if self.path is None or not self.path.exists():
+            return 0, tree
+        stored = read(self.path)
+        done = int(stored["done"])
+        leaves, structure = jax.tree.flatten(tree)
+        kept = [stored.get(f"leaf_{i}") for i in range(len(leaves))]
+        alike = all(
+            array is not None
+            and (array.shape == _plain(leaf).shape or array.shape[-1] == done)
+            for array, leaf in zip(kept, leaves, strict=True)
+        )
+        if str(stored["run"]) != self.run or not alike:
+            raise ValueError(
+                f"checkpoint: {self.path} belongs to another run (key, data, batches, "
+                "evaluations, model, guide or optimizer differ); use another path, or "
+                "delete it to start anew"
+            )
+        if done > self.num_steps:
+            raise ValueError(
+                f"checkpoint: {self.path} has {done} steps, more than the "
+                f"{self.num_steps} asked for"
+            )
+        if str(stored["code"]) != self.code:
+            warnings.warn(
+                f"checkpoint: {self.path} goes on with a model, guide, optimizer or "
+                "evaluation that computes something else than the one that wrote it; "
+                "delete the file to start anew",
+                stacklevel=3,
+            )
+        self.saved = done
+        restored = [_restored(*pair) for pair in zip(leaves, kept, strict=True)]
+        return done, jax.tree.unflatten(structure, restored)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Return what a checkpoint holds; refuse a damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = dict(file)
+        if str(stored["format"]) == FORMAT and stored["done"].shape == ():
+            return stored
+    except PermissionError:
+        raise
+    except Exception:  # a damaged archive may fail in any way
+        pass
+    raise ValueError(
+        f"checkpoint: expected a complete checkpoint of fit in {path}, got another or "
+        "a damaged file; use another path, or delete it to start anew"
+    )
+
+
+def _restored(leaf: Any, stored: np.ndarray) -> Any:
+    """Return what was stored, on the devices of the leaf that it takes the place of."""
+    if not isinstance(leaf, jax.Array):
+        return stored
+    if is_key(leaf):
+        stored = jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
+    elif stored.dtype.kind == "V":  # npz does not know bfloat16 and the like
+        stored = stored.view(leaf.dtype)
+    # Where the leaf is bound to no device, to be put there would bind this one to it.
+    place = leaf.sharding if getattr(leaf, "committed", False) else None
+    return jax.device_put(jnp.asarray(stored), place)

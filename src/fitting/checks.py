@@ -1,0 +1,731 @@
+"""Do model and guide fit each other and the data, and does each row count once?
+
+`before` looks at the model before a fit starts, `after` at guide and start. A user who
+knows better says ``unchecked=True``, which leaves both out.
+"""
+
+import contextlib
+import copy
+import math
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer import SVI
+from numpyro.infer.autoguide import AutoGuide, AutoGuideList
+from numpyro.infer.svi import SVIState
+from numpyro.primitives import Messenger
+from optax.contrib import ReduceLROnPlateauState
+
+from fitting.arguments import faults, hoisted, is_array, not_finite, parameters_of
+
+KNOW_BETTER = " Where this is meant, say unchecked=True"
+REPEATED = (
+    ": some data would count repeatedly. Where a column is meant to be a vector, "
+    ".squeeze(-1) makes it one; where it is wanted, give the data the site's shape"
+)
+FAR = 1e6  # a start beyond this, between bounds as wide, is worth a warning
+
+
+class Seen(NamedTuple):
+    """The sites of a model or a guide, up to the first error, and what needs the rows.
+
+    `with_rows` are the sample sites whose value or distribution depends on moving rows.
+    """
+
+    sites: dict
+    error: Exception | None
+    with_rows: set[str]
+
+
+def _dependent(jaxpr: Any, inputs: list) -> list[bool]:
+    """Return which results of a traced program depend on some of its inputs."""
+    reached = set(inputs)
+    for equation in jaxpr.eqns:
+        if any(v in reached for v in equation.invars if not hasattr(v, "val")):
+            reached.update(equation.outvars)
+    return [not hasattr(v, "val") and v in reached for v in jaxpr.outvars]
+
+
+def look(fn: Callable, put: Callable, moving: dict, static: dict) -> Seen:
+    """Trace a model or guide without computing anything.
+
+    Parameters
+    ----------
+    fn : callable
+        NumPyro model or guide.
+    put : callable
+        What makes arguments and keyword arguments of the moving arrays.
+    moving : dict
+        The arrays that change from step to step; they are traced, others are not.
+    static : dict
+        More keyword arguments.
+    """
+    kept, names = {}, []
+
+    def run(moving):
+        args, kwargs = put(moving)
+        tracing = trace(seed(fn, jax.random.key(0)))
+        try:
+            tracing(*args, **kwargs, **static)
+        finally:
+            kept.update(tracing.trace)
+        found = []
+        for name, site in kept.items():
+            if site["type"] == "sample":
+                for leaf in jax.tree.leaves((site["fn"], site["value"], site["scale"])):
+                    if isinstance(leaf, jax.core.Tracer):
+                        found.append(leaf)
+                        names.append(name)
+        return found
+
+    try:
+        with np.errstate(over="ignore"):
+            jaxpr = jax.make_jaxpr(run)(moving).jaxpr
+    except Exception as error:  # a model may fail in any way
+        return Seen(kept, error, set())
+    pairs = zip(names, _dependent(jaxpr, jaxpr.invars), strict=True)
+    return Seen(kept, None, {name for name, depends in pairs if depends})
+
+
+def _frames(site: dict) -> dict[str, int]:
+    """Return name and size, as subsampled, of the plates around a site."""
+    return {frame.name: frame.size for frame in site.get("cond_indep_stack", ())}
+
+
+def _sizes(sites: dict) -> dict[str, tuple[int | None, int]]:
+    """Return the size of each plate around a site, whole (where known) and taken."""
+    whole = {n: site["args"][0] for n, site in sites.items() if site["type"] == "plate"}
+    return {
+        name: (whole.get(name), size)
+        for site in sites.values()
+        for name, size in _frames(site).items()
+    }
+
+
+def _samples(sites: dict) -> dict[str, dict]:
+    return {name: site for name, site in sites.items() if site["type"] == "sample"}
+
+
+def masks_of(fn: Any) -> list:
+    """Return the masks of a distribution, often none."""
+    found = []
+    while hasattr(fn, "base_dist"):
+        if getattr(fn, "_mask", None) is not None:
+            found.append(fn._mask)
+        fn = fn.base_dist
+    return found
+
+
+def is_traced(*values: Any) -> bool:
+    """Return whether some of these values are not known yet."""
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def is_point(site: dict) -> bool:
+    """Return whether a site puts all probability on a point."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
+
+
+def unknowns(sites: dict) -> dict[str, dict]:
+    """Return the sites that a loss expects in the guide: what is drawn and counted."""
+    found = {}
+    for name, site in _samples(sites).items():
+        infer = site.get("infer") or {}
+        masked = any(not (is_traced(m) or np.any(m)) for m in masks_of(site["fn"]))
+        given = site["is_observed"] or site["kwargs"].get("rng_key") is None
+        left_out = infer.get("enumerate") or infer.get("is_auxiliary")
+        if not (given or masked or left_out or is_point(site)):
+            found[name] = site
+    return found
+
+
+def refuse_shape(name: str, sites: dict) -> None:
+    """Refuse a site that is larger than its data, so that these count repeatedly.
+
+    A single number may belong to every row, and a factor has no data: such sites must
+    not have the rows of a plate in another dimension, too.
+    """
+    site = sites[name]
+    fn, shape, got = site["fn"], site["fn"].shape(), np.shape(site["value"])
+    plates = {frame.dim: frame.size for frame in site.get("cond_indep_stack", ())}
+    others = [  # dimensions that no plate accounts for
+        size
+        for dim, size in enumerate(fn.batch_shape, -len(fn.batch_shape))
+        if dim not in plates and size > 1
+    ]
+    is_factor = fn.event_shape == (0,)
+    if is_factor:
+        shape, got = shape[:-1], got[:-1]
+    try:
+        whole = np.broadcast_shapes(shape, got)
+        fits = whole in (shape, got)
+    except ValueError:
+        whole, fits = None, False
+    if plates and got:
+        fits = fits and math.prod(whole) == math.prod(got)
+    if plates and (is_factor or not got):
+        fits = fits and not set(others) & set(plates.values())
+    if not fits:
+        named = _named_plates(sites)
+        against = f"data of shape {got}" if got and not is_factor else "plate"
+        raise ValueError(
+            f"model: site {name!r} has shape {shape}"
+            + (f" (plate {named})" if named else "")
+            + f", which contradicts its {against}"
+            + (REPEATED if whole else "")
+        )
+
+
+def _named_plates(sites: dict) -> str:
+    """Return the names of all plates, with their sizes, for a message."""
+    plates = {n: s["args"] for n, s in sites.items() if s["type"] == "plate"}
+    return ", ".join(f"{name!r} of {n[1] or n[0]}" for name, n in plates.items())
+
+
+def refuse_values(sites: dict) -> None:
+    """Refuse observed values that are not finite, or that a distribution cannot give.
+
+    This sees values that are given as they are; the loss tells of others.
+    """
+    for name, site in _samples(sites).items():
+        value, masks = site["value"], masks_of(site["fn"])
+        hidden = isinstance(site["fn"], dist.Unit) or is_traced(value, *masks)
+        if not site["is_observed"] or hidden:
+            continue
+        if not getattr(value, "is_fully_addressable", True):
+            continue
+        mask = np.logical_and.reduce(np.broadcast_arrays(True, *masks))
+        value = np.asarray(value)
+        if value.dtype.kind == "f":
+            events = (1,) * (value.ndim - np.ndim(mask))
+            if problem := not_finite(value, np.reshape(mask, np.shape(mask) + events)):
+                raise ValueError(
+                    f"model: site {name!r} observes {problem}. Leave such rows out, "
+                    "mask them (numpyro.handlers.mask(mask=seen) with "
+                    "obs=np.where(seen, y, 0)), or make them unknowns (imputation)"
+                )
+        try:
+            fits = np.asarray(site["fn"].support(value))
+        except Exception:  # bounds that depend on unknowns, or no support at all
+            continue
+        wrong = ~fits & mask if np.shape(fits) == np.shape(fits & mask) else ~fits
+        if wrong.any():
+            raise ValueError(
+                f"model: site {name!r} observes values that {type(site['fn']).__name__}"
+                f" cannot give ({wrong.sum()} of {wrong.size}; values from "
+                f"{value.min():.6g} to {value.max():.6g}, support "
+                f"{site['fn'].support}). Classes start at 0"
+            )
+
+
+def _uses_indices(svi: SVI, source: Any, plate: str, size: int) -> bool:
+    """Return whether the numbers of rows, drawn by a plate, are ever used."""
+
+    def run(moving, indices):
+        args, kwargs = source.put(moving)
+        seeded = seed(substitute(svi.model, data={plate: indices}), jax.random.key(0))
+        sites = trace(seeded).get_trace(*args, **kwargs, **svi.static_kwargs)
+        return [site["value"] for site in _samples(sites).values()]
+
+    try:
+        jaxpr = jax.make_jaxpr(run)(source.moving, np.arange(size)).jaxpr
+    except jax.errors.JAXTypeError:  # looked at, as by NumPy
+        return True
+    indices = jaxpr.invars[-1]
+    return any(indices is used for eqn in jaxpr.eqns for used in eqn.invars)
+
+
+def _row_plates(svi: SVI, source: Any, seen: Seen) -> set[str]:
+    """Return the plates whose size changes with the number of rows in a batch."""
+    rows = source.batch_rows
+    other = rows - 1 or 2
+    changed = {
+        name: np.resize(array, (other, *array.shape[1:])) if array.ndim else array
+        for name, array in source.moving.items()
+    }
+    with warnings.catch_warnings(action="ignore"):  # the other number may not fit
+        again = look(svi.model, source.put, changed, svi.static_kwargs)
+    here, there = _sizes(seen.sites), _sizes(again.sites)
+    if again.error is not None:  # sizes that the model knows by heart
+        return {name for name, (_, size) in here.items() if size == rows}
+    return {name for name, sizes in there.items() if sizes != here.get(name)}
+
+
+def _refuse_weights(who: str, seen: Seen, row_plates: set, source: Any) -> None:
+    """Refuse sites with rows that do not count for ``num_rows / rows`` of them."""
+    rows, num_rows = source.batch_rows, source.num_rows
+    sizes = {n: s["args"] for n, s in seen.sites.items() if s["type"] == "plate"}
+    right = num_rows / rows
+    is_series = any(site["type"] == "control_flow" for site in seen.sites.values())
+    cure = (
+        f"expected {right:g} ({num_rows} rows in all, {rows} in a batch). Write "
+        'numpyro.plate("rows", size, subsample_size=len(x)) around it, with the size of '
+        "the whole table, and no other scale; give all rows to each step; or, where "
+        "the weights are right, say unchecked=True"
+        + (". Steps of a series (scan) are no rows of a table" if is_series else "")
+    )
+    for name, site in _samples(seen.sites).items():
+        frames = _frames(site)
+        in_plate = bool(row_plates & frames.keys())
+        if site["is_observed"] and rows not in frames.values():  # rows in no plate
+            in_plate |= np.shape(site["value"])[:1] == (rows,)
+        if not in_plate and name not in seen.with_rows:
+            continue
+        scale = 1.0 if site["scale"] is None else site["scale"]
+        if isinstance(scale, jax.core.Tracer) or np.ndim(scale):
+            raise ValueError(
+                f"{who}: site {name!r} has weights of single rows, or weights that are "
+                f"computed while the model runs, which cannot be checked; {cure}"
+            )
+        # Plates over something else may be subsampled for reasons of their own.
+        parts = {n: sizes.get(n, (size, size)) for n, size in frames.items()}
+        by_plate = {n: whole / (some or whole) for n, (whole, some) in parts.items()}
+        others = math.prod(w for n, w in by_plate.items() if n not in row_plates)
+        weight = float(scale) / others
+        if math.isclose(weight, right, rel_tol=1e-5):
+            continue
+        of_rows = math.prod(w for n, w in by_plate.items() if n in row_plates)
+        if not site["is_observed"] and math.isclose(of_rows, right, rel_tol=1e-5):
+            continue  # a weight on top, such as an annealing factor of local unknowns
+        what = "each row of a batch" if in_plate else "what it computes from a batch"
+        raise ValueError(f"{who}: site {name!r} counts {what} {weight:g} times, {cure}")
+
+
+def _explain_error(seen: Seen, source: Any) -> None:
+    """Raise a clearer error for some of those that a model may raise."""
+    error, text = seen.error, str(seen.error)
+    if isinstance(error, TypeError) and "unexpected keyword" in text:
+        name = re.search(r"'(\w+)'", text)
+        if name:
+            raise TypeError(f"{name[1]}: no option of fit, and {error}") from error
+    if source.moving and isinstance(error, jax.errors.JAXTypeError):
+        found = re.search(r"argument moving\['([^']*)'\]", text)
+        name = found[1] if found else "an argument"
+        raise TypeError(
+            f"model: expected not to look at the values of {name}, since batches of "
+            "rows are traced. Compute what it needs (such as a number of groups) before "
+            "the fit and bind it: functools.partial(model, num_groups=...); or give "
+            "all rows to each step"
+        ) from error
+    plates = _named_plates(seen.sites)
+    if plates and error is not None and "ncompatible shapes" in text:
+        leaves = jax.tree.leaves(source.first)
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves if is_array(leaf))
+        raise ValueError(
+            f"model: expected plates that fit the data, got plate {plates} and arrays "
+            f"of shape {shapes}; {error}"
+        ) from error
+
+
+def _refuse_no_data(model: Callable, sites: dict, source: Any) -> None:
+    """Refuse a model that gets arrays, observes nothing, and lacks an argument."""
+    args, kwargs = source.first
+    arrays = [leaf for leaf in jax.tree.leaves((args, kwargs)) if is_array(leaf)]
+    missing = [n for n in parameters_of(model)[len(args) :] if n not in kwargs]
+    observed = any(site["is_observed"] for site in _samples(sites).values())
+    if arrays and missing and not observed:
+        raise ValueError(
+            "model: expected a site with obs=..., or a factor, since there are data, "
+            f"got none. Is an argument missing ({', '.join(missing)})?{KNOW_BETTER}"
+        )
+
+
+def _refuse_discrete(svi: SVI, sites: dict) -> None:
+    """Refuse unknown whole numbers whose gradients the loss cannot estimate."""
+    if getattr(svi.loss, "can_infer_discrete", True):
+        return
+    for name, site in unknowns(sites).items():
+        if getattr(site["fn"].support, "is_discrete", False):
+            raise ValueError(
+                f"model: unknown {name!r} is discrete, and {type(svi.loss).__name__} "
+                "takes gradients through draws, which such draws do not have. Sum it "
+                "out (by hand, or TraceEnum_ELBO with infer={'enumerate': 'parallel'}), "
+                f"or use TraceGraph_ELBO with a guide of your own.{KNOW_BETTER}"
+            )
+
+
+def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
+    """Check a model before a fit.
+
+    Parameters
+    ----------
+    svi : numpyro.infer.SVI
+        Model, guide, optimizer and loss.
+    source : AllRows, Tables or Stream
+        Where the data come from.
+    unchecked : bool
+        Whether to leave all of this out.
+
+    Returns
+    -------
+    Seen, set of str
+        The sites of the model, and the names of its plates over rows of a batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model does not know a keyword argument, looks at values of traced rows,
+        gets data that contradict its plates or its distributions, observes nothing,
+        has discrete unknowns that the loss cannot treat, or does not count each row of
+        a batch for ``num_rows / batch_size`` rows.
+    """
+    seen = look(svi.model, source.put, source.moving, svi.static_kwargs)
+    _explain_error(seen, source)
+    if unchecked or seen.error is not None:  # it will be raised again by the model
+        return seen, set()
+    for name in _samples(seen.sites):
+        refuse_shape(name, seen.sites)
+    _refuse_no_data(svi.model, seen.sites, source)
+    _refuse_discrete(svi, seen.sites)
+    mutable = [n for n, site in seen.sites.items() if site["type"] == "mutable"]
+    if mutable and getattr(svi.loss, "num_particles", 1) > 1:
+        raise ValueError(
+            f"loss: expected num_particles=1, since {mutable} changes with each draw "
+            f"(as of batch normalization), got {svi.loss.num_particles}"
+        )
+    whole = seen.sites
+    if hasattr(source, "tables"):  # each value, not only those of the first batch
+        whole = look(svi.model, lambda _: source.put(source.tables), {}, {}).sites
+    refuse_values(whole)
+    row_plates = set()
+    if source.batch_rows is not None:
+        row_plates = _row_plates(svi, source, seen)
+        _refuse_weights("model", seen, row_plates, source)
+    for plate, (whole, some) in _sizes(seen.sites).items():
+        subsampled = some < (whole or 0)
+        if not (subsampled or plate in row_plates):
+            continue
+        used = _uses_indices(svi, source, plate, some)
+        if used and (plate in row_plates or whole == source.num_rows):
+            raise ValueError(
+                "model: expected to use the rows of a batch as they come, got one that "
+                f"looks rows up by the numbers of plate {plate!r}"
+            )
+        if subsampled and not used and source.batch_rows is None:
+            raise ValueError(
+                f"model: plate {plate!r} says that {some} of {whole} rows are here, and "
+                f"every step gets the same ones: each would count {whole / some:g} "
+                f"times. Write numpyro.plate({plate!r}, {some}), give all {whole} rows, "
+                f"or pick rows inside the model by the numbers of the plate."
+                f"{KNOW_BETTER}"
+            )
+    return seen, row_plates
+
+
+def _made_from(guide: Callable, model: Callable) -> bool:
+    """Return whether a guide is an autoguide of this very model, with all its unknowns.
+
+    A list of autoguides may lack some.
+    """
+    is_list = isinstance(guide, AutoGuideList)
+    return isinstance(guide, AutoGuide) and not is_list and guide.model is model
+
+
+def start(
+    svi: SVI,
+    rng_key: jax.Array,
+    source: Any,
+    init_state: SVIState | None,
+    init_params: dict[str, Any] | None,
+    many: bool,
+) -> SVIState:
+    """Return the state to start from, or one for each of many keys."""
+    args, kwargs = source.first
+    first_key = rng_key[0] if many else rng_key
+    rows = FirstRows() if source.moving else contextlib.nullcontext()
+    if init_state is None or svi.constrain_fn is None:
+        try:
+            with rows:
+                state = svi.init(first_key, *args, init_params=init_params, **kwargs)
+        except RuntimeError as error:
+            if "valid initial parameters" not in str(error):
+                raise
+            reason = cause(
+                svi.model, source.first, 1, "the model has no finite density"
+            )
+            raise ValueError(f"model: {reason}") from error
+    if init_state is not None:
+        return jax.tree.map(_strong, init_state)
+    if not many:
+        return jax.tree.map(_strong, state)
+
+    def one(key):
+        guide = _fresh(svi.guide)
+        new = SVI(svi.model, guide, svi.optim, svi.loss, **svi.static_kwargs)
+        with rows:
+            return new.init(key, *args, init_params=init_params, **kwargs)
+
+    states = hoisted(jax.vmap(one), rng_key)(rng_key)
+    return jax.tree.map(_strong, states)
+
+
+def _strong(leaf: Any) -> Any:
+    """Fix a type that would give way to others, so that code is compiled once."""
+    weak = getattr(leaf, "weak_type", False) or not hasattr(leaf, "dtype")
+    return jax.lax.convert_element_type(leaf, jnp.result_type(leaf)) if weak else leaf
+
+
+def _fresh(guide: Any) -> Any:
+    """Copy an autoguide, and those inside it, as they were before their first use.
+
+    An autoguide keeps its first start: several starts need as many guides.
+    """
+    if isinstance(guide, list):
+        return [_fresh(part) for part in guide]
+    if not isinstance(guide, AutoGuide):
+        return guide
+    new = copy.copy(guide)
+    new.prototype_trace = None
+    for name, value in vars(guide).items():
+        if isinstance(value, AutoGuide | list):
+            setattr(new, name, _fresh(value))
+    return new
+
+
+class FirstRows(Messenger):
+    """Let subsampled plates take the first rows, and draw none of all.
+
+    NumPyro would shuffle the numbers of all rows for it, to be thrown away, since
+    batches come from elsewhere.
+    """
+
+    def process_message(self, msg: dict) -> None:
+        """Change how the row numbers of a plate are found."""
+        if msg["type"] == "plate" and msg["args"][0] != msg["args"][1]:
+            msg["fn"] = lambda size, some, rng_key=None: jnp.arange(some)
+
+
+def after(
+    svi: SVI, source: Any, found: tuple[Seen, set], state: SVIState, unchecked: bool
+) -> None:
+    """Check a guide, and warn of what is no variational inference.
+
+    `found` is what `before` returned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an unknown of the model is none of the guide: a draw of the prior would take
+        its place, at a wrong loss. If the guide observes something or has a factor. If
+        a local unknown does not count for ``num_rows / batch_size``, or a plate over
+        rows hands out parameters: it would do so by numbers of its own.
+    """
+    seen, row_plates = found
+    if unchecked:
+        return
+    guide = look(svi.guide, source.put, source.moving, svi.static_kwargs)
+    if guide.error is not None or seen.error is not None:
+        return
+    for name, site in {**seen.sites, **guide.sites}.items():
+        for leaf in jax.tree.leaves(site["value"]) if site["type"] == "param" else ():
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                raise TypeError(
+                    f"parameter {name!r}: expected to start at numbers with a decimal "
+                    f"point, got {jnp.result_type(leaf)}; write 0.0 for 0"
+                )
+    drawn = _samples(guide.sites)
+    missing = sorted(unknowns(seen.sites).keys() - drawn.keys())
+    if missing and not _made_from(svi.guide, svi.model):
+        raise ValueError(
+            "guide: expected a site for each unknown of the model, got none for "
+            f"{missing}, but {sorted(drawn)}.{KNOW_BETTER}"
+        )
+    observed = [n for n, s in drawn.items() if s["is_observed"]]
+    if observed and not isinstance(svi.guide, AutoGuide):
+        raise ValueError(
+            f"guide: expected sites that are drawn, got {observed}, observed or a "
+            "factor. A factor changes the density of a guide and not its draws, so "
+            f"that the loss bounds nothing. Factors belong into the model.{KNOW_BETTER}"
+        )
+    for name, site in guide.sites.items():
+        if site["type"] == "param" and row_plates & _frames(site).keys():
+            raise ValueError(
+                f"guide: parameter {name!r} has an entry for each row, which cannot "
+                "follow the rows of a batch. Compute what belongs to a row from its "
+                "data (a network does), pass row numbers and look entries up outside "
+                "of the plate, or give all rows to each step"
+            )
+    if source.batch_rows is not None and not _made_from(svi.guide, svi.model):
+        _refuse_weights("guide", guide, row_plates, source)
+    elif row_plates:
+        _refuse_weights("guide", guide._replace(with_rows=set()), row_plates, source)
+    _warn_of_points(seen.sites)
+    _warn_of_start(svi, source, seen)
+
+
+def _warn_of_points(sites: dict) -> None:
+    """Warn of weights without a prior, which stay points."""
+    if not unknowns(sites) and not any(
+        (site.get("infer") or {}).get("enumerate") for site in sites.values()
+    ):
+        warnings.warn(
+            "model: expected an unknown (a sample site without obs), got none: "
+            "parameters are fitted as points, by maximum likelihood. Do the names of "
+            "the priors of a network match its weights, such as 'layers.0.kernel'?",
+            stacklevel=4,
+        )
+        return
+    for name, site in sites.items():
+        network = name.removesuffix("$params")
+        with_prior = any(other.startswith(f"{network}/") for other in _samples(sites))
+        if site["type"] != "param" or network == name or not with_prior:
+            continue
+        points = [
+            jax.tree_util.keystr(path, simple=True, separator=".")
+            for path, leaf in jax.tree_util.tree_leaves_with_path(site["value"])
+            if hasattr(leaf, "dtype")
+        ]
+        if points:
+            warnings.warn(
+                f"model: {', '.join(points)} of network {network!r} have no prior and "
+                "stay points. Where they should have one, give its full name in "
+                "`prior`, or a function of name and shape",
+                stacklevel=4,
+            )
+
+
+def _warn_of_start(svi: SVI, source: Any, seen: Seen) -> None:
+    """Warn of unknowns that start far out, between bounds that are as wide."""
+    wide = {}
+    for name, site in unknowns(seen.sites).items():
+        support = getattr(site["fn"], "support", None)
+        bounds = [getattr(support, f"{end}_bound", None) for end in ("lower", "upper")]
+        if not any(b is None or isinstance(b, jax.core.Tracer) for b in bounds):
+            if np.max(np.subtract(bounds[1], bounds[0])) > FAR:
+                wide[name] = bounds
+    if not wide or not isinstance(svi.guide, AutoGuide):
+        return
+    args, kwargs = source.first
+    guide = seed(svi.guide, jax.random.key(0))  # at its start
+    drawn = trace(guide).get_trace(*args, **kwargs, **svi.static_kwargs)
+    for name in wide.keys() & drawn.keys():
+        far = np.max(np.abs(drawn[name]["value"]), initial=0)
+        if far > FAR:
+            low, high = (np.max(bound) for bound in wide[name])
+            warnings.warn(
+                f"guide: unknown {name!r} starts at {far:.3g}, since it may lie between "
+                f"{low:.3g} and {high:.3g}, and a start is uniform on the logit scale "
+                "of such bounds. Leave out the bound, or start with "
+                "init_loc_fn=init_to_median or init_to_value",
+                stacklevel=4,
+            )
+
+
+def cause(model: Callable, arguments: tuple, step: int, what: str) -> str:
+    """Say what may have made a loss infinite or NaN.
+
+    Parameters
+    ----------
+    model : callable
+        NumPyro model.
+    arguments : tuple
+        Its arguments and keyword arguments at that step.
+    step : int
+        The step, counted from 1.
+    what : str
+        What was seen.
+    """
+    found = faults(model, *arguments)
+    if found:
+        return (
+            f"{what} at step {step}: {'; '.join(found)}. Leave such rows out, or mask "
+            "or impute them in the model"
+        )
+    if step == 1:
+        return (
+            f"{what} at step 1, before any update: the start is to blame, or data "
+            "outside the support. Start closer to the middle (init_loc_fn="
+            "init_to_median, or init_to_uniform(radius=0.1), and a small init_scale); "
+            "of a correlation matrix use the Cholesky factor (LKJCholesky, scale_tril)"
+        )
+    return (
+        f"{what} at step {step}. Usual causes: a learning rate too high, a scale that "
+        "collapsed to 0, data outside the support; stable_update=True leaves such "
+        "steps out"
+    )
+
+
+def why_failed(
+    svi: SVI, source: Any, data: Any, before: int, trace: np.ndarray, many: bool
+) -> tuple[int, str]:
+    """Return where a run failed, and why; `trace` are its losses and values."""
+    losses, values = (part[0] if many else part for part in trace)
+    bad = np.flatnonzero(~np.isfinite(losses))
+    scores = np.flatnonzero(np.isposinf(values))
+    if not bad.size:
+        what = "the update gave NaN or infinite parameters"
+        if scores.size or np.isnan(values).all():
+            what = "evaluate gave NaN or infinity"
+        return losses.size, f"{what} at step {losses.size}"
+    at = int(bad[0])
+    if many:
+        data = jax.tree.map(lambda a: a[0], data)
+    arguments = source.put(source.pick(data, at - before))
+    what = f"the loss was {losses[at]}"
+    return at + 1, cause(svi.model, arguments, at + 1, what)
+
+
+def finite(tree: Any) -> jax.Array:
+    """Return whether all floating-point numbers of a tree are finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()
+
+
+def one_number(value: Any) -> jax.Array:
+    """Return what an evaluation gave, if it is one number."""
+    leaves = jax.tree.leaves(value)
+    if len(leaves) != 1 or np.shape(leaves[0]) != ():
+        got = np.shape(value) if len(leaves) == 1 else type(value).__name__
+        raise ValueError(f"evaluate: expected to return one number, got {got}")
+    return jnp.asarray(leaves[0], float)
+
+
+def plateau(state: SVIState) -> list:
+    """Return the states of rules that reduce the step size on a plateau."""
+    is_rule = lambda s: isinstance(s, ReduceLROnPlateauState)  # noqa: E731
+    leaves = jax.tree.leaves(state.optim_state, is_leaf=is_rule)
+    return [leaf for leaf in leaves if is_rule(leaf)]
+
+
+def reduced(before: SVIState, after: SVIState) -> Any:
+    """Return 1 where an update reduced the step size, 0 elsewhere."""
+    pairs = zip(plateau(before), plateau(after), strict=True)
+    return sum((new.scale < old.scale).astype(int) for old, new in pairs)
+
+
+def warn_of_plateau(state: SVIState, reductions: Any) -> None:
+    """Warn where a plateau rule stopped the fit, or could not see a plateau."""
+    for rule in plateau(state):
+        scale, best = np.min(rule.scale), np.min(rule.best_value)
+        if scale < 1e-4:
+            warnings.warn(
+                f"optimizer: reduce_on_plateau cut the step size {np.max(reductions)} "
+                f"times, to {scale:.1g} of what it was, so that the fit stands still. A "
+                "noisy loss looks like a plateau: use a schedule over steps, or a "
+                "larger accumulation_size",
+                stacklevel=3,
+            )
+        elif best < 0 and not np.any(reductions):
+            warnings.warn(
+                "optimizer: reduce_on_plateau never cut the step size. With a loss "
+                "below zero its relative threshold rtol takes any value for progress: "
+                "use rtol=0 and atol, or a schedule over steps",
+                stacklevel=3,
+            )
+
+
+def summary(new: np.ndarray) -> dict[str, str]:
+    """Return what the progress bar shows of the losses and values of a chunk."""
+    losses, values = (part[~np.isnan(part)] for part in new)
+    shown = {"loss": f"{losses.mean() if losses.size else np.nan:.4g}"}
+    return shown | ({"evaluation": f"{values[-1]:.4g}"} if values.size else {})

@@ -1,0 +1,163 @@
+"""Draws of a guide, and of the model given them, as `numpyro.infer.Predictive` does."""
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpyro.distributions as dist
+from numpyro.handlers import replay, seed, substitute, trace
+from numpyro.infer.autoguide import AutoGuide
+from numpyro.primitives import Messenger
+
+BYTES = 2**27  # of the draws that are computed in one call, by default
+
+
+def refuse_new(guide: Callable, params: dict) -> None:
+    """Refuse an autoguide that has not seen its model, or saw it without its data."""
+    if not isinstance(guide, AutoGuide):
+        return
+    name = type(guide).__name__
+    cure = (
+        "Where parameters come from a file, show the guide once some rows as in "
+        "training, with the data that the model observes: numpyro.handlers.seed(guide, "
+        "0)(x[:1], y[:1]) (all rows, where it has parameters for each)"
+    )
+    if guide.prototype_trace is None:
+        raise ValueError(
+            f"guide: this {name} is new and has not seen the model. {cure}"
+        )
+    size, loc = getattr(guide, "latent_dim", None), params.get(f"{guide.prefix}_loc")
+    if size is not None and loc is not None and jax.numpy.shape(loc)[-1:] != (size,):
+        raise ValueError(
+            f"guide: expected {size} parameters in '{guide.prefix}_loc' for this "
+            f"{name}, got shape {jax.numpy.shape(loc)}. {cure}"
+        )
+
+
+def refuse_missing(params: dict, sites: dict) -> None:
+    """Refuse parameters that lack some; initial values would be used in silence."""
+    missing = [
+        name
+        for name, at in sites.items()
+        if at["type"] == "param" and name not in params and jax.tree.leaves(at["value"])
+    ]
+    if missing:
+        raise ValueError(
+            f"params: expected {missing} too, got {list(params)}. Has the guide seen "
+            "the model without the data that it observes?"
+        )
+    lost = [n for n, at in sites.items() if at["type"] == "mutable" and n not in params]
+    if lost:
+        warnings.warn(
+            f"params: {lost} are not among them and start anew; give "
+            "result.params | result.state.mutable_state",
+            stacklevel=2,
+        )
+
+
+class Keyed(Messenger):
+    """Give each site its key: one of the batch of rows, or of the draw for all rows.
+
+    So what rows share is the same in all batches of a draw, and their noise is not.
+    """
+
+    def __init__(
+        self, fn: Callable, draw_key: jax.Array, rows_key: jax.Array, with_rows: set
+    ):
+        super().__init__(fn)
+        self.draw_key, self.rows_key = draw_key, rows_key
+        self.with_rows, self.count = with_rows, 0
+
+    def process_message(self, msg: dict) -> None:
+        """Fill in the key of a site that wants one."""
+        if msg["type"] in ("prng_key", "control_flow", "mutable"):
+            raise ValueError(
+                f"row_batch: expected plain sample sites, got {msg['type']!r}; predict "
+                "all rows at once, without row_batch"
+            )
+        if msg["type"] not in ("sample", "plate"):
+            return
+        if msg["kwargs"].get("rng_key") is not None or msg["value"] is not None:
+            return
+        own = msg["name"] in self.with_rows
+        self.count += 1
+        key = self.rows_key if own else self.draw_key
+        msg["kwargs"]["rng_key"] = jax.random.fold_in(key, self.count)
+
+
+def _values(drawn: dict, sites: dict) -> dict[str, Any]:
+    """Return what `Predictive` returns: what the guide did not draw, and functions."""
+    return {
+        name: at["value"]
+        for name, at in sites.items()
+        if (at["type"] == "sample" and name not in drawn)
+        or (at["type"] == "deterministic")
+        if not isinstance(at.get("fn"), dist.Unit)
+    }
+
+
+def draw(
+    model: Callable, guide: Callable, params: dict, keys: tuple, arguments: tuple
+) -> tuple[dict, dict]:
+    """Return the values of one draw, and those of the guide among them apart.
+
+    Parameters
+    ----------
+    model, guide : callable
+        NumPyro model and guide.
+    params : dict
+        Variational parameters, and mutable state.
+    keys : tuple of jax.Array
+        A key for the guide, and one for the model.
+    arguments : tuple
+        Arguments and keyword arguments.
+    """
+    args, kwargs = arguments
+    drawing = seed(substitute(guide, data=params), keys[0])
+    drawn = trace(drawing).get_trace(*args, **kwargs)
+    latent = {n: at["value"] for n, at in drawn.items() if at["type"] == "sample"}
+    given = substitute(substitute(model, data=params), data=latent)
+    sites = trace(seed(given, keys[1])).get_trace(*args, **kwargs)
+    refuse_missing(params, drawn | sites)
+    return _values(drawn, sites), latent
+
+
+def draw_rows(
+    model: Callable,
+    guide: Callable,
+    params: dict,
+    keys: tuple,
+    number: jax.Array,
+    with_rows: set,
+    arguments: tuple,
+) -> dict[str, Any]:
+    """Return the values of one draw for a batch of rows, whose number is given."""
+    args, kwargs = arguments
+    rows_keys = [jax.random.fold_in(jax.random.fold_in(k, 1), number) for k in keys]
+    draw_keys = [jax.random.fold_in(key, 0) for key in keys]
+    fitted = substitute(guide, data=params)
+    drawing = Keyed(fitted, draw_keys[0], rows_keys[0], with_rows)
+    drawn = trace(drawing).get_trace(*args, **kwargs)
+    latent = {name: at for name, at in drawn.items() if at["type"] == "sample"}
+    given = replay(substitute(model, data=params), latent)
+    sites = trace(Keyed(given, draw_keys[1], rows_keys[1], with_rows))
+    sites = sites.get_trace(*args, **kwargs)
+    refuse_missing(params, drawn | sites)
+    return _values({}, drawn | sites)
+
+
+def refuse_size(size: int, what: str) -> None:
+    """Refuse a result that is larger than the memory of this machine."""
+    names = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+    if not all(name in getattr(os, "sysconf_names", ()) for name in names):
+        return
+    memory = os.sysconf(names[0]) * os.sysconf(names[1])
+    if size > memory:
+        raise MemoryError(
+            f"num_draws: {what} would have {size / 2**30:.0f} GiB, of "
+            f"{memory / 2**30:.0f} GiB of memory. Name fewer sites, or go through the "
+            "rows by predictions(..., row_batch=...), or predict with row_batch and a "
+            "summary"
+        )
