@@ -72,7 +72,7 @@ def load(path: Path) -> nbformat.NotebookNode:
     """Read a notebook as it is stored: a missing cell id is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", MissingIDFieldWarning)
-        return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+        return execute.read(path, nbformat.NO_CONVERT)
 
 
 def is_valid(nb: dict) -> Iterator[str]:
@@ -212,7 +212,7 @@ def was_executed(nb: dict) -> Iterator[str]:
 
 
 def is_fresh(nb: dict) -> Iterator[str]:
-    """The stored outputs come from the code, helpers and packages as they are now."""
+    """The stored outputs come from the code, data and packages as they are now."""
     yield from execute.stale(nb)
     stamp = nb["metadata"].get("course")
     if not stamp:
@@ -267,15 +267,21 @@ RULES: list[Rule] = [
 ]
 
 
+def faults_of(path: Path) -> Iterator[str]:
+    """Yield what is wrong with a stored notebook."""
+    try:
+        nb = load(path)
+    except execute.UnreadableError as error:
+        yield str(error)
+    else:
+        yield from (f"{path.stem}: {fault}" for rule in RULES for fault in rule(nb))
+
+
 def main(names: list[str]) -> int:
     """Print the faults of the notebooks whose names begin so, or of all."""
-    faults = [
-        f"{path.stem}: {fault}"
-        for path in execute.course_order()
-        if path.name.startswith(tuple(names) or "")
-        for rule in RULES
-        for fault in rule(load(path))
-    ]
+    paths = execute.course_order()
+    wanted = [path for path in paths if path.name.startswith(tuple(names) or "")]
+    faults = [fault for path in wanted for fault in faults_of(path)]
     print("\n".join(faults) or "The notebooks keep all rules.")
     return 1 if faults else 0
 

@@ -1,5 +1,6 @@
 """The tools that execute and lint the notebooks do what they promise."""
 
+import ast
 import base64
 import io
 
@@ -19,57 +20,132 @@ def notebook(*sources):
 
 
 @pytest.fixture
-def package(tmp_path):
-    """A package `helpers` whose module `a` imports `b`, and `d` imports `c`."""
-    folder = tmp_path / "helpers"
-    folder.mkdir()
+def project(tmp_path):
+    """A project with two packages, whose modules import each other, and with data."""
     texts = {
-        "__init__": "",
-        "a": "from helpers.b import x",
-        "b": "x = 1",
-        "c": "",
-        "d": "from . import c",
-        "unused": "",
+        "src/helpers/__init__.py": "",
+        "src/helpers/a.py": "from helpers.b import x",
+        "src/helpers/b.py": "x = 1",
+        "src/helpers/c.py": "",
+        "src/helpers/d.py": "from . import c\nfrom fitting.e import f",
+        "src/helpers/unused.py": "",
+        "src/fitting/__init__.py": "",
+        "src/fitting/e.py": "def f(): ...",
+        "benchmarks/rows.py": "",
+        "benchmarks/results/rows.json": "[1]",
+        "benchmarks/results/bars-cpu.json": "[2]",
+        "benchmarks/results/other.json": "[3]",
+        "benchmarks/draws.npz": "4",
     }
     for name, text in texts.items():
-        (folder / f"{name}.py").write_text(text)
-    return folder
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
     ("source", "modules"),
     [
-        ("import numpy", set()),
-        ("from helpers import b", {"__init__", "b"}),
-        ("import helpers.c as t", {"__init__", "c"}),
-        ("from helpers.c import fit", {"__init__", "c"}),
-        ("def f():\n    import helpers.a", {"__init__", "a", "b"}),
-        ("from helpers import d, unused", {"__init__", "c", "d", "unused"}),
-        ("import helpers_of_others, other.helpers", set()),
+        ("import numpy", ""),
+        ("from helpers import b", "helpers/b"),
+        ("import helpers.c as t", "helpers/c"),
+        ("from helpers.c import fit", "helpers/c"),
+        ("def f():\n    import helpers.a", "helpers/a helpers/b"),
+        ("from helpers import d", "fitting/e helpers/c helpers/d"),
+        ("from helpers import c, unused", "helpers/c helpers/unused"),
+        ("import fitting", ""),
+        ("import helpers_of_others, other.helpers", ""),
     ],
 )
-def test_imported_helpers_are_found(package, source, modules):
-    found = execute.helper_modules([source], package)
-    assert {path.stem for path in found} == modules
+def test_imported_modules_are_found(project, source, modules):
+    found = execute.used_modules(source, project / "src")
+    names = sorted(x.relative_to(project / "src").with_suffix("") for x in found)
+    assert [str(x) for x in names if x.name != "__init__"] == modules.split()
 
 
-def test_a_change_makes_a_notebook_stale(package):
-    nb = notebook("from helpers import a", "#| fig-cap: one\n1 + 1")
-    assert execute.stale(nb, package) == ["it was never executed with `make notebooks`"]
-    nb["metadata"]["course"] = {
-        "code_sha256": execute.code_sha256(nb),
-        "helpers_sha256": execute.helpers_sha256(nb, package),
-    }
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [
+        ("open('rows.json')", ""),
+        ("load('../benchmarks/draws.npz')", "draws.npz"),
+        ("Path('../benchmarks/results').glob('bars-*.json')", "bars-cpu.json"),
+        ("open(f'../benchmarks/{x}.json')\nload('rows')", "rows.json"),
+        ("run('../benchmarks/rows.py')", "rows.py"),
+    ],
+)
+def test_files_that_code_names_are_found(project, source, files):
+    found = execute.used_data(source, project / "benchmarks")
+    assert sorted(path.name for path in found) == files.split()
+
+
+SAME = [
+    ("x = 1", "x = (1)  # one"),
+    ("def f(x):\n    return x", "def f(x: int) -> int:\n    'Doc.'\n    return x"),
+    ("class A:\n    x: int = 1", "'Doc.'\nclass A:\n    'Doc.'\n\n    x: int = 1"),
+]
+DIFFERENT = [
+    ("x = 1", "x = 2"),
+    ("def f(x): ...", "def f(x=1): ..."),
+    ("class A:\n    x: int = 1", "class A:\n    x: float = 1"),
+    ("x = 'a'", "x = 'b'"),
+]
+
+
+@pytest.mark.parametrize(("one", "two"), SAME + DIFFERENT)
+def test_only_what_code_does_counts(one, two):
+    first, second = (execute.meaning(ast.parse(text)) for text in (one, two))
+    assert (first == second) == ((one, two) in SAME)
+
+
+def test_a_change_makes_a_notebook_stale(project):
+    nb = notebook(
+        "from helpers import a", "#| fig-cap: one\nload('../benchmarks/rows.json')"
+    )
+    assert execute.stale(nb, project) == ["it was never executed with `make notebooks`"]
+    nb["cells"][1]["outputs"] = [new_output("stream", text="1\n2\n")]
+    nb["metadata"]["course"] = {"sha256": execute.hashes(nb, project)}
+
     nb["cells"].append(new_markdown_cell("Prose does not count."))
-    nb["cells"][1]["source"] = "#| fig-cap: another\n1 + 1"
-    (package / "unused.py").write_text("changed = True")
-    text = (package / "b.py").read_text()
-    (package / "b.py").write_text(f"{text}\n\n# Neither do comments and empty lines.\n")
-    assert execute.stale(nb, package) == []
-    (package / "b.py").write_text("x = 2")
-    assert len(execute.stale(nb, package)) == 1
-    nb["cells"][1]["source"] = "1 + 2"
-    assert len(execute.stale(nb, package)) == 2
+    edit = nb["cells"][1]
+    edit["source"] = edit["source"].replace("one", "another")
+    edit["outputs"][0]["text"] = ["1\n", "2\n"]  # as files hold it
+    (project / "src/helpers/unused.py").write_text("changed = True")
+    (project / "src/helpers/b.py").write_text("x = 1\n\n# A comment.\n")
+    (project / "benchmarks/results/other.json").write_text("[5]")
+    assert execute.stale(nb, project) == []
+
+    (project / "src/helpers/b.py").write_text("x = 2")
+    assert execute.stale(nb, project) == [execute.CHANGED["modules"]]
+    (project / "benchmarks/results/rows.json").write_text("[6]")
+    edit["outputs"][0]["text"] = "1\n3\n"
+    edit["source"] += "\n2 + 2"
+    assert set(execute.stale(nb, project)) == set(execute.CHANGED.values())
+
+
+def test_a_figure_is_bound_to_its_run(project):
+    nb = notebook("plot()")
+    nb["cells"][0]["outputs"] = [new_output("display_data", {"image/png": "abc"})]
+    nb["metadata"]["course"] = {"sha256": execute.hashes(nb, project)}
+    nb["cells"][0]["outputs"][0]["data"]["image/png"] = "abd"
+    assert execute.stale(nb, project) == [execute.CHANGED["outputs"]]
+
+
+def test_a_folder_that_cannot_be_written_is_named_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.ipynb"
+    nbformat.write(notebook("1 + 1"), path)
+    monkeypatch.setattr(execute.os, "access", lambda *_: False)
+    monkeypatch.setattr(execute, "run", None)
+    (fault,) = execute.execute(path, "CPU")
+    assert f"nothing can be stored in {tmp_path}" in fault
+
+
+def test_a_failed_write_is_a_fault_of_its_notebook(tmp_path):
+    path = tmp_path / "a.ipynb"
+    (tmp_path / "a.ipynb.part").mkdir()
+    (fault,) = execute.store(notebook("1 + 1"), path)
+    assert fault.startswith("it could not be written: ")
+    assert not path.exists()
 
 
 def test_the_sidebar_gives_the_order(tmp_path):

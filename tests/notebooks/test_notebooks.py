@@ -94,8 +94,7 @@ def stamp(nb, **facts):
         "peak_mib": 500,
         "device": "CPU",
         "versions": environment.versions(),
-        "code_sha256": execute.code_sha256(nb),
-        "helpers_sha256": execute.helpers_sha256(nb),
+        "sha256": execute.hashes(nb),
     } | facts
     execute.stamp(nb, facts)
 
@@ -159,6 +158,7 @@ BREAKS = [
     (rules.was_executed, put(5, "outputs", [new_output("stream", name="stderr")])),
     (rules.is_fresh, edit(5, "1 == 1", "2 == 2")),
     (rules.is_fresh, edit(2, "import random", "import random\nimport helpers")),
+    (rules.is_fresh, lambda nb: nb["cells"][2]["outputs"][0].update(text="other\n")),
     (rules.is_fresh, drop(-1)),
     (rules.is_fresh, edit(-1, "made on", "made before")),
     (rules.is_fresh, lambda nb: nb["metadata"].pop("course")),
@@ -189,3 +189,22 @@ def test_a_missing_cell_id_is_not_repaired(nb, tmp_path):
     path.write_text(nbformat.v4.writes(nb))
     with pytest.raises(nbformat.warnings.MissingIDFieldWarning):
         rules.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"cells": [', "it is cut short"),
+        (b"<<<<<<< HEAD\n{}\n", "the marks of a merge conflict"),
+        (b"[]", "it is cut short"),
+        (b'{"cells": "\xff"}', "it is not UTF-8"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, reason):
+    path = tmp_path / "a.ipynb"
+    path.write_bytes(text)
+    with pytest.raises(execute.UnreadableError, match=rf"^a\.ipynb .*{reason}"):
+        rules.load(path)
+    assert reason in next(rules.faults_of(path))
+    assert reason in execute.check(path)[0]
+    assert reason in execute.execute(path, "CPU")[0]

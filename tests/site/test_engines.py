@@ -4,19 +4,14 @@ import base64
 import json
 import re
 import shutil
-import subprocess
-import sys
-import time
 from itertools import zip_longest
-from pathlib import Path
 from posixpath import dirname, join, normpath
 
 import pytest
 from bs4 import BeautifulSoup
 
 import build as build_tool
-import pandoc_engine
-from conftest import NOT_SOURCES, ROOT, Site
+import offline_site
 
 PNG = base64.b64encode(
     bytes.fromhex(
@@ -117,7 +112,7 @@ def course(tmp_path):
         ]
         text = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4})
         (root / "notebooks" / "one.ipynb").write_text(text)
-        pandoc_engine.build(root, root / "_site")
+        offline_site.build(root, root / "_site")
         return {
             path.relative_to(root / "_site").as_posix(): BeautifulSoup(
                 path.read_text(encoding="utf-8"), "html.parser"
@@ -282,24 +277,6 @@ def test_navigation(course):
     assert steps == ["../index.html", "../slides/deck.html"]
     assert [tag["href"] for tag in page.select(".course-links a")] == ["one.ipynb"]
     assert page.select_one("footer a")["href"] == "https://creativecommons.org"
-    assert not page.select(".toc-action")
-
-
-def test_the_repository_is_named_in_one_place(course):
-    config = CONFIG.replace(
-        "  title: A course",
-        "  title: A course\n  repo-url: https://github.com/me/it\n"
-        "  repo-actions: [edit, issue]",
-    )
-    page = course("Text.", config=config)["notebooks/one.html"]
-    assert [tag["href"] for tag in page.select("a.toc-action")] == [
-        "https://github.dev/me/it/blob/main/notebooks/one.ipynb",
-        "https://github.com/me/it/issues/new",
-    ]
-    colab = (
-        "https://colab.research.google.com/github/me/it/blob/main/notebooks/one.ipynb"
-    )
-    assert page.select(".course-links a")[1]["href"] == colab
 
 
 def test_search_index(course, tmp_path):
@@ -386,7 +363,7 @@ def test_slides_alone_leave_the_pages(course, tmp_path):
     course("Early text.")
     root = tmp_path / "course"
     index = (root / "_site" / "site" / "search-index.js").read_text()
-    assert pandoc_engine.build(root, root / "_site", True) == ["slides/deck.html"]
+    assert offline_site.build(root, root / "_site", True) == ["slides/deck.html"]
     assert (root / "_site" / "index.html").is_file()
     assert (root / "_site" / "site" / "search-index.js").read_text() == index
 
@@ -489,6 +466,9 @@ STOPS = {
         "1: broken link: index.qmd has no",
     ),
     "http link": ("[a](http://example.org)", "1: a link that is not https"),
+    "link to nowhere": ("a\n\n[a b]()", "3: a link to nowhere"),
+    "link to the page itself": ("[a](#)", "1: a link to nowhere"),
+    "undefined link": ("a\n\n[b c][nowhere]", "3: markup that means nothing here"),
     "absolute link": ("[a](/b.html)", "1: a link that is not https"),
     "two labels": (
         "## A {#sec-a}\n\n## B {#sec-a}",
@@ -544,6 +524,40 @@ def test_it_stops_in_pages_with_the_line_of_the_file(course):
         course(page="a\n\n<b>c</b>")
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (HEAD.encode() + b"\na\nb \xe9\n", "line 7: not UTF-8"),
+        (b"\xff", "line 1: not UTF-8"),
+    ],
+)
+def test_it_stops_at_a_page_that_is_not_utf8(course, tmp_path, data, message):
+    course()
+    root = tmp_path / "course"
+    (root / "index.qmd").write_bytes(data)
+    with pytest.raises(SystemExit, match=f"^index.qmd, {message}.*\n1 problem:"):
+        offline_site.build(root, root / "_site")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-40], ", line 1: not a notebook: cut short, or"),
+        (lambda text: "<<<<<<< HEAD\n" + text, ", line 1: not a notebook: cut"),
+        (lambda text: "{}", ": not a notebook: it has no cells"),
+        (lambda text: "[]", ": not a notebook: it has no cells"),
+    ],
+)
+def test_it_stops_at_a_broken_notebook(course, tmp_path, damage, message):
+    course()
+    root = tmp_path / "course"
+    path = root / "notebooks" / "one.ipynb"
+    path.write_text(damage(path.read_text()))
+    name = "^notebooks/one.ipynb"
+    with pytest.raises(SystemExit, match=f"{name}{message}.*\n1 problem:"):
+        offline_site.build(root, root / "_site")
+
+
 def test_sections_without_numbers_cannot_be_referred_to(course):
     head = HEAD.replace("---\ntitle", "---\nnumber-sections: false\ntitle")
     with pytest.raises(SystemExit, match="sections have no numbers here"):
@@ -576,74 +590,30 @@ def test_all_problems_are_told_at_once(course):
 
 def test_a_forced_quarto_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(build_tool, "find_quarto", lambda: None)
-    monkeypatch.setattr(build_tool, "install_quarto", lambda: None)
-    with pytest.raises(SystemExit, match="no Quarto found"):
+    with pytest.raises(SystemExit, match="No Quarto on the PATH"):
         build_tool.main(["site", "--engine", "quarto"])
 
 
-@pytest.mark.parametrize("installed", ["nothing", "stub", "works"])
-def test_quarto_is_installed_once_and_only_if_it_works(
-    tmp_path, monkeypatch, capsys, installed
-):
-    """A pip that fails, one whose Quarto does not start, and one that does its work."""
-    calls = tmp_path / "calls"
-    scripts = tmp_path / "venv" / "bin"
-    scripts.mkdir(parents=True)
-    quarto = {"stub": "exit 1", "works": "echo 1.10.18", "nothing": ""}[installed]
-    target = scripts / "quarto"
-    make = f"printf '#!/bin/sh\\n{quarto}\\n' > {target}; chmod +x {target}"
-    python = scripts / "python"
-    python.write_text(
-        f'#!/bin/sh\necho "$@" >> {calls}\n'
-        + ("exit 1\n" if installed == "nothing" else f"{make}\n")
-    )
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
-    found = build_tool.install_quarto()
-    assert (found is not None) == (installed == "works")
-    said = capsys.readouterr().out.strip().splitlines()
-    assert len(said) == (1 if installed == "works" else 2)
-    done = calls.read_text()
-    assert ("uninstall" in done) == (installed != "works")
-    assert build_tool.install_quarto() is None, "a second attempt"
-    assert calls.read_text() == done
+def test_without_quarto_pandoc_builds_and_says_how_to_get_quarto(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert build_tool.choose(None) is None
+    out = capsys.readouterr().out
+    assert "conda install -c conda-forge quarto" in out
+    assert "The Pandoc engine builds the site instead." in out
 
 
-def test_the_attempt_is_bounded(tmp_path, monkeypatch):
-    scripts = tmp_path / "venv" / "bin"
-    scripts.mkdir(parents=True)
-    python = scripts / "python"
-    python.write_text('#!/bin/sh\ncase "$*" in *uninstall*) ;; *) sleep 30;; esac\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
-    monkeypatch.setattr(build_tool, "INSTALL_SECONDS", 0.5)
-    start = time.monotonic()
-    assert build_tool.install_quarto() is None
-    assert time.monotonic() - start < 10
+def test_quarto_is_taken_where_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    assert build_tool.choose(None) == "/bin/quarto"
+    assert build_tool.choose("quarto") == "/bin/quarto"
+    assert build_tool.choose("pandoc") is None
+    assert capsys.readouterr().out == ""
 
 
 # The two engines agree
 
 
-def build_copy(folder: Path, engine: str) -> dict[str, BeautifulSoup]:
-    shutil.copytree(ROOT, folder, ignore=NOT_SOURCES)
-    command = [sys.executable, folder / "tools" / "build.py", "--engine", engine]
-    done = subprocess.run([*command, "--strict"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Site(engine, folder / "_site").soups
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    """The course, built with each engine."""
-    if not build_tool.find_quarto():
-        pytest.skip("no Quarto here to compare with")
-    folder = tmp_path_factory.mktemp("both")
-    return {name: build_copy(folder / name, name) for name in ("quarto", "pandoc")}
-
-
+NAVIGATION = ["page-navigation", "quarto-page-breadcrumbs", "course-links"]
 KINDS = re.compile(r"callout-(note|tip|important|warning|caution)")
 
 
@@ -659,7 +629,7 @@ def facts(name: str, page: BeautifulSoup) -> dict[str, list]:
     outer = [
         tag
         for tag in main.select("a[href]")
-        if not tag.find_parent(class_=["page-navigation", "quarto-page-breadcrumbs"])
+        if not tag.find_parent(class_=NAVIGATION)
         and tag.get("aria-hidden") is None
         and (page.main or tag.get("role") != "doc-biblioref")
     ]
@@ -692,7 +662,7 @@ def facts(name: str, page: BeautifulSoup) -> dict[str, list]:
         "callouts": [
             KINDS.search(" ".join(tag["class"]))[0] for tag in main.select(".callout")
         ],
-        "paragraphs": [words(tag) for tag in main.find_all("p") if words(tag)],
+        "paragraphs": texts(main, "p:not(.course-links, :empty)"),
         "items": [words(t) for t in main.find_all("li") if not t.find_parent("nav")],
         "notes": texts(main, "aside.notes p"),
         "fragments": [len(main.select(".fragment"))],
@@ -701,7 +671,10 @@ def facts(name: str, page: BeautifulSoup) -> dict[str, list]:
     }
 
 
-def test_both_engines_make_the_same_pages(both):
+def test_both_engines_make_the_same_pages(built):
+    if "quarto" not in built:
+        pytest.skip("no Quarto here to compare with")
+    both = {engine: site.soups for engine, site in built.items()}
     assert sorted(both["quarto"]) == sorted(both["pandoc"])
     differences = []
     for name, page in both["pandoc"].items():

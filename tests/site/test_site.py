@@ -7,8 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-
-from conftest import Site, listed_pages
+from built import Site, listed_pages
 
 # What makes a browser ask for a file.
 LOADS = {

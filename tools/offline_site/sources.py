@@ -69,7 +69,8 @@ class Source:
     meta: dict = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     origin: list[tuple[int, int]] = field(default_factory=list)  # cell, line
-    cells: list[Cell] = field(default_factory=list)  # of a notebook
+    notebook: list[dict] = field(default_factory=list)  # cells as they are stored
+    cells: list[Cell] = field(default_factory=list)  # code cells of a notebook
     shown: list[tuple[Cell, bool]] = field(default_factory=list)  # cell, embedded?
     problems: list[Problem] = field(default_factory=list)
 
@@ -133,9 +134,11 @@ def read_sources(root: Path, paths: list[str]) -> dict[str, Source]:
             read_notebook(root, source)
     for source in sources.values():
         if source.is_notebook:
-            assemble_notebook(root, source, sources)
+            assemble_notebook(source, sources)
         else:
             read_qmd(root, source, sources)
+        if source.problems and not source.meta:
+            continue  # the front matter could not be read
         for key in ("title", "description"):
             if not isinstance(source.meta.get(key), str) and not (
                 key == "description" and source.is_deck
@@ -152,9 +155,22 @@ def read_front_matter(source: Source, text: str, cell: int) -> None:
         source.report("front matter is not YAML", cell, mark.line + 2 if mark else 1)
 
 
+def read_text(root: Path, source: Source) -> str:
+    """Read a source file; report the line where it is not UTF-8."""
+    data = (root / source.path).read_bytes()
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        source.report("not UTF-8: save the file in that encoding", 0, line)
+        return ""
+
+
 def read_qmd(root: Path, source: Source, sources: dict[str, Source]) -> None:
-    lines = (root / source.path).read_text(encoding="utf-8").split("\n")
-    start = 0
+    text = read_text(root, source)
+    if source.problems:
+        return
+    lines, start = text.split("\n"), 0
     if lines[0] == "---" and "---" in lines[1:]:
         start = lines.index("---", 1) + 1
         read_front_matter(source, "\n".join(lines[1 : start - 1]), 0)
@@ -164,8 +180,15 @@ def read_qmd(root: Path, source: Source, sources: dict[str, Source]) -> None:
 
 
 def read_notebook(root: Path, source: Source) -> None:
-    notebook = json.loads((root / source.path).read_text(encoding="utf-8"))
-    for number, cell in enumerate(notebook["cells"], 1):
+    try:
+        source.notebook = json.loads(read_text(root, source))["cells"]
+    except json.JSONDecodeError as error:
+        if not source.problems:  # of its encoding
+            message = "not a notebook: cut short, or with the marks of a merge conflict"
+            source.report(message, 0, error.lineno)
+    except (KeyError, TypeError):
+        source.report("not a notebook: it has no cells")
+    for number, cell in enumerate(source.notebook, 1):
         text = "".join(cell["source"])
         if cell["cell_type"] == "raw":
             if number == 1 and text.startswith("---"):
@@ -177,10 +200,9 @@ def read_notebook(root: Path, source: Source) -> None:
             source.cells.append(read_cell(source, cell, number, text))
 
 
-def assemble_notebook(root: Path, source: Source, sources: dict[str, Source]) -> None:
-    notebook = json.loads((root / source.path).read_text(encoding="utf-8"))
+def assemble_notebook(source: Source, sources: dict[str, Source]) -> None:
     code = iter(source.cells)
-    for number, cell in enumerate(notebook["cells"], 1):
+    for number, cell in enumerate(source.notebook, 1):
         if cell["cell_type"] == "markdown":
             lines = "".join(cell["source"]).split("\n")
             add_markdown(source, lines, number, 1, sources)

@@ -22,7 +22,7 @@ MATH = Path(__file__).parent.parent / "filters" / "math.lua"
 SPLIT = "<!-- split -->"
 NBSP = "\N{NO-BREAK SPACE}"
 # Text that is left over when markup was mistyped.
-LEFTOVER = re.compile(r"^:::|^\{[#.]|\{\{<|\[\^|^\?@")
+LEFTOVER = re.compile(r"^:::|^\{[#.]|\{\{<|\[\^|^\?@|\]\[")
 
 
 @dataclass
@@ -200,7 +200,9 @@ class Converter:
     def write(self, tree: dict) -> None:
         deck = self.source.is_deck
         arguments = ["-f", "json", "-t", "revealjs" if deck else "html5", "--mathml"]
-        arguments += ["--wrap=none", "--eol=lf", "--citeproc", f"--lua-filter={MATH}"]
+        arguments += ["--wrap=none", "--eol=lf"]
+        arguments += ["--citeproc"] if self.cites else []
+        arguments += [f"--lua-filter={MATH}"]
         if deck:
             arguments.append(f"--slide-level={self.config['slide-level']}")
         text, warnings = pandoc(arguments, json.dumps(tree))
@@ -423,6 +425,9 @@ class Converter:
     def link(self, url: str) -> str:
         """Check a link and turn a source's name into its page's."""
         if re.match(r"https://|mailto:", url):
+            return url
+        if url in ("", "#"):
+            self.source.report_near("a link to nowhere", f"]({url})")
             return url
         if re.match(r"\w+:|/", url):
             self.source.report_near(f"a link that is not https: {url}", url)

@@ -208,13 +208,17 @@ def article(site: Site, document: Document, titles: dict[str, str]) -> str:
         )
     title = strip(document.title)
     name = site.website["title"]
-    contents = actions(site, source)
-    if document.toc or contents:
-        heading = '<h2 id="toc-title">On this page</h2>' if document.toc else ""
+    contents = ""
+    if document.toc:
         contents = (
             '<nav id="TOC" aria-label="On this page">'
-            f"{heading}{document.toc}{contents}</nav>"
+            f'<h2 id="toc-title">On this page</h2>{document.toc}</nav>'
         )
+    download = ""
+    if source.is_notebook:
+        file = posixpath.basename(source.path)
+        link = f'<a href="{file}">Download this notebook</a>'
+        download = f'<p class="course-links">{link}</p>'
     appendix = document.appendix
     return fill(
         "page.html",
@@ -231,7 +235,7 @@ def article(site: Site, document: Document, titles: dict[str, str]) -> str:
             for c in source.meta.get("categories", [])
         ),
         contents=contents,
-        body=course_links(site, source) + document.body,
+        body=download + document.body,
         appendix=f'<div id="quarto-appendix">{appendix}</div>' if appendix else "",
         steps="".join(steps),
         footer=footer(site),
@@ -263,43 +267,6 @@ def sidebar(site: Site, source: Source, titles: dict[str, str], up: str) -> str:
         else:
             parts.append(link(entry))
     return "".join(parts)
-
-
-def course_links(site: Site, source: Source) -> str:
-    """Write the row that tools/filters/course_links.lua writes with Quarto."""
-    if not source.is_notebook:
-        return ""
-    links = [(posixpath.basename(source.path), "Download this notebook")]
-    repository = re.match(
-        r"https://github\.com/(.+?)/?$", site.website.get("repo-url") or ""
-    )
-    if repository:
-        branch = site.website.get("repo-branch", "main")
-        address = "https://colab.research.google.com/github"
-        links.append(
-            (f"{address}/{repository[1]}/blob/{branch}/{source.path}", "Open in Colab")
-        )
-    inside = "\n".join(f'<a href="{href}">{text}</a>' for href, text in links)
-    return f'<p class="course-links">{inside}</p>'
-
-
-def actions(site: Site, source: Source) -> str:
-    address = (site.website.get("repo-url") or "").rstrip("/")
-    if not address:
-        return ""
-    branch = site.website.get("repo-branch", "main")
-    edit = f"{address}/edit/{branch}/{source.path}"
-    if source.is_notebook:  # GitHub's own editor shows a notebook as JSON
-        edit = edit.replace("github.com", "github.dev").replace("/edit/", "/blob/")
-    known = {
-        "edit": ("Edit this page", edit),
-        "issue": ("Report an issue", f"{address}/issues/new"),
-    }
-    items = "".join(
-        f'<li><a class="toc-action" href="{known[name][1]}">{known[name][0]}</a></li>'
-        for name in site.website.get("repo-actions", [])
-    )
-    return f'<div class="toc-actions"><ul>{items}</ul></div>' if items else ""
 
 
 def footer(site: Site) -> str:
