@@ -17,8 +17,10 @@ setup: $(INSTALLED) ## make .venv and install everything into it
 $(INSTALLED): requirements.lock pyproject.toml tools/setup.sh
 	@PYTHON="$(PYTHON)" sh tools/setup.sh
 
-# A .venv that no longer works (moved, or its Python gone) is set up again.
-ifneq ($(shell $(PY) -c "import helpers; print(1)" 2>/dev/null),1)
+# A .venv is set up again if it no longer works (its Python is gone), or if it imports
+# the helpers of another folder (the project was moved or copied).
+HERE := import helpers, os; print(os.path.samefile(helpers.__path__[0], "src/helpers"))
+ifneq ($(shell $(PY) -c '$(HERE)' 2>/dev/null),True)
 .PHONY: $(INSTALLED)
 endif
 
@@ -51,7 +53,7 @@ lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \
 	$(PY) -m ruff check $(CODE) || failed=1; \
 	$(PY) -m ruff format --check $(CODE) || failed=1; \
-	$(PY) tools/lint_jax.py src/helpers notebooks || failed=1; \
+	$(PY) tools/lint_jax.py src/* notebooks || failed=1; \
 	exit $$failed
 
 format: $(INSTALLED) ## format the code, notebooks included

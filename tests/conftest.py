@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-import execute
+from setup_check import check_setup
 
 
 def pytest_configure():
@@ -13,7 +13,7 @@ def pytest_configure():
     A shell that starts pytest with ``&`` has Ctrl-C ignored.
     """
     try:
-        execute.check_setup()
+        check_setup()
     except SystemExit as problem:
         raise pytest.UsageError(str(problem)) from None
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

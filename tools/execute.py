@@ -29,8 +29,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 
-import helpers
 from helpers import environment
+from setup_check import check_setup
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,21 +68,6 @@ SOLUTION_TEXT = re.compile(r"::: *\{\.callout-\w+ [^}]*title=\"Solution\"")
 
 class UnreadableError(Exception):
     """A file that should be a notebook is none."""
-
-
-def check_setup() -> None:
-    """Stop if no claim would be checked, or if the helpers of another folder run."""
-    if not __debug__:
-        raise SystemExit(
-            "Python skips every assert here, so no claim would be checked: "
-            "unset PYTHONOPTIMIZE (or leave out -O), then try again."
-        )
-    used = Path(helpers.__file__).resolve().parent
-    if used != ROOT / "src" / "helpers":
-        raise SystemExit(
-            f"This Python imports the helpers of another folder, {used}. "
-            f"To use those of {ROOT}, run `make setup` there."
-        )
 
 
 def read(path: Path, as_version: int | object = 4) -> nbformat.NotebookNode:
