@@ -3,7 +3,8 @@
 
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
-CODE := src tests tools benchmarks notebooks
+NOTEBOOKS := notebooks $(wildcard *.ipynb)
+CODE := src tests tools benchmarks $(NOTEBOOKS)
 
 .PHONY: help setup site preview slides notebooks lab benchmarks test lint format lock clean
 .DEFAULT_GOAL := help
@@ -47,13 +48,13 @@ benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--q
 # Two files at a time: browser and compiler leave cores idle in turns.
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
 	@$(PY) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=300 \
-	    tests notebooks $(T)
+	    tests $(NOTEBOOKS) $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \
 	$(PY) -m ruff check $(CODE) || failed=1; \
 	$(PY) -m ruff format --check $(CODE) || failed=1; \
-	$(PY) tools/lint_jax.py src/* notebooks || failed=1; \
+	$(PY) tools/lint_jax.py src/* $(NOTEBOOKS) || failed=1; \
 	exit $$failed
 
 format: $(INSTALLED) ## format the code, notebooks included

@@ -48,10 +48,10 @@ NAMES = {
     "arviz": "ArviZ",
 }
 
-# What the stamp of a run holds a hash of, and what it means if the hash differs.
+# The stamp of a run holds a hash of each of these; a different hash means the text.
 CHANGED = {
     "code": "its code changed after it was executed",
-    "modules": "modules in src/ that it uses changed after it was executed",
+    "modules": "modules that it imports changed after it was executed",
     "data": "files in benchmarks/ that it reads changed after it was executed",
     "outputs": "its outputs are not those of the run that it names",
 }
@@ -67,7 +67,7 @@ SOLUTION_TEXT = re.compile(r"::: *\{\.callout-\w+ [^}]*title=\"Solution\"")
 
 
 class UnreadableError(Exception):
-    """A file that should be a notebook is none."""
+    """A file cannot be read as a notebook."""
 
 
 def read(path: Path, as_version: int | object = 4) -> nbformat.NotebookNode:
@@ -102,6 +102,11 @@ def course_order(root: Path = ROOT) -> list[Path]:
     return [p for p in listed if p in found] + [p for p in found if p not in listed]
 
 
+def stored_notebooks(root: Path = ROOT) -> list[Path]:
+    """Return all notebooks with outputs: the course, then pages beside it."""
+    return [*course_order(root), *sorted(root.glob("*.ipynb"))]
+
+
 def python_source(cell: dict) -> str:
     """Return the code of a cell without its ``#|`` options and IPython magics."""
     lines = cell["source"].splitlines()
@@ -119,19 +124,25 @@ def imported(code: str, package: tuple[str, ...] = ()) -> Iterator[str]:
             yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
-def used_modules(code: str, src: Path) -> set[Path]:
-    """Find the modules in ``src`` that code imports, directly or through each other."""
+def module_files(name: str, folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder that the import of a dotted name runs."""
+    for part in name.split("."):
+        folder = folder / part
+        paths = (folder / "__init__.py", folder.with_suffix(".py"))
+        yield from (path for path in paths if path.is_file())
+
+
+def used_modules(code: str, root: Path) -> set[Path]:
+    """Find the project's modules that code imports, directly or through each other."""
     found: set[Path] = set()
     waiting = list(imported(code))
     while waiting:
-        folder = src
-        for part in waiting.pop().split("."):
-            folder = folder / part
-            for path in (folder / "__init__.py", folder.with_suffix(".py")):
-                if path.is_file() and path not in found:
-                    found.add(path)
-                    package = path.relative_to(src).parent.parts
-                    waiting += imported(path.read_text(encoding="utf-8"), package)
+        name = waiting.pop()
+        for top in (root / "src", root):
+            for path in set(module_files(name, top)) - found:
+                found.add(path)
+                package = path.relative_to(top).parent.parts
+                waiting += imported(path.read_text(encoding="utf-8"), package)
     return found
 
 
@@ -201,7 +212,7 @@ def hashes(nb: dict, root: Path = ROOT) -> dict[str, str]:
     lines = [cell["source"].splitlines() for cell in cells]
     code = "\n".join(python_source(cell) for cell in cells)
     files = {
-        "modules": used_modules(code, root / "src"),
+        "modules": used_modules(code, root),
         "data": used_data(code, root / "benchmarks"),
     }
     return {
@@ -215,7 +226,7 @@ def hashes(nb: dict, root: Path = ROOT) -> dict[str, str]:
 
 
 def shown(output: dict) -> list:
-    """Return the texts and figures of an output, however their lines are stored."""
+    """Return the texts and figures of an output, whether or not split into lines."""
     data = {"text": output.get("text", ""), **output.get("data", {})}
     return [[kind, "".join(data[kind])] for kind in sorted(data)]
 
@@ -477,7 +488,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     check_setup()
 
-    paths = course_order()
+    paths = stored_notebooks()
     for name in options.names:
         if not any(p.name.startswith(name) for p in paths):
             parser.error(f"no notebook begins with {name!r}: {[p.stem for p in paths]}")

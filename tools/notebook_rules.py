@@ -1,4 +1,4 @@
-"""The rules that every stored notebook keeps; the tests apply them all.
+"""The rules that stored notebooks keep; the tests apply all of them.
 
 ``python tools/notebook_rules.py 03`` prints what is wrong with notebook 03. Each rule
 is a function that takes a notebook and yields one sentence per fault.
@@ -184,7 +184,7 @@ def markdown_is_plain(nb: dict) -> Iterator[str]:
 
 
 def folds_are_of_a_kind(nb: dict) -> Iterator[str]:
-    """A folded cell says what it is, and is it."""
+    """A folded cell says what it holds, and holds that."""
     for name, cell in code_cells(nb):
         given = options(cell)
         summary = given.get("code-summary")
@@ -267,6 +267,16 @@ RULES: list[Rule] = [
 ]
 
 
+# Only the notebooks of the course keep these; other pages need not.
+LESSON_RULES: list[Rule] = [opens_with_callout, has_exercises]
+
+
+def rules_for(path: Path) -> list[Rule]:
+    """Return the rules that a stored notebook keeps."""
+    is_lesson = path.parent.name == "notebooks"
+    return [rule for rule in RULES if is_lesson or rule not in LESSON_RULES]
+
+
 def faults_of(path: Path) -> Iterator[str]:
     """Yield what is wrong with a stored notebook."""
     try:
@@ -274,12 +284,13 @@ def faults_of(path: Path) -> Iterator[str]:
     except execute.UnreadableError as error:
         yield str(error)
     else:
-        yield from (f"{path.stem}: {fault}" for rule in RULES for fault in rule(nb))
+        for rule in rules_for(path):
+            yield from (f"{path.stem}: {fault}" for fault in rule(nb))
 
 
 def main(names: list[str]) -> int:
-    """Print the faults of the notebooks whose names begin so, or of all."""
-    paths = execute.course_order()
+    """Print the faults of the notebooks whose names begin with these, or of all."""
+    paths = execute.stored_notebooks()
     wanted = [path for path in paths if path.name.startswith(tuple(names) or "")]
     faults = [fault for path in wanted for fault in faults_of(path)]
     print("\n".join(faults) or "The notebooks keep all rules.")

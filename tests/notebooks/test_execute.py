@@ -31,7 +31,7 @@ def project(tmp_path):
         "src/helpers/unused.py": "",
         "src/fitting/__init__.py": "",
         "src/fitting/e.py": "def f(): ...",
-        "benchmarks/rows.py": "",
+        "benchmarks/rows.py": "from helpers import b",
         "benchmarks/results/rows.json": "[1]",
         "benchmarks/results/bars-cpu.json": "[2]",
         "benchmarks/results/other.json": "[3]",
@@ -54,14 +54,15 @@ def project(tmp_path):
         ("def f():\n    import helpers.a", "helpers/a helpers/b"),
         ("from helpers import d", "fitting/e helpers/c helpers/d"),
         ("from helpers import c, unused", "helpers/c helpers/unused"),
+        ("from benchmarks.rows import x", "benchmarks/rows helpers/b"),
         ("import fitting", ""),
         ("import helpers_of_others, other.helpers", ""),
     ],
 )
 def test_imported_modules_are_found(project, source, modules):
-    found = execute.used_modules(source, project / "src")
-    names = sorted(x.relative_to(project / "src").with_suffix("") for x in found)
-    assert [str(x) for x in names if x.name != "__init__"] == modules.split()
+    found = execute.used_modules(source, project)
+    names = sorted(f"{x.parent.name}/{x.stem}" for x in found if x.stem != "__init__")
+    assert names == modules.split()
 
 
 @pytest.mark.parametrize(
