@@ -9,7 +9,8 @@ lock=.setup-lock
 half_made=""
 
 fail() {
-    printf '\n%s\n' "$@" >&2
+    echo >&2
+    printf '%s\n' "$@" >&2
     exit 1
 }
 
