@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 
 import execute
 
@@ -15,6 +15,19 @@ NOT_SOURCES = shutil.ignore_patterns(
     ".*", "_site", "*_files", "__pycache__", "*.egg-info", "tests"
 )
 NO_PAGES = ("site_libs/", "site/", "assets/")  # what engines and styles bring
+
+
+def main_part(soup: BeautifulSoup) -> Tag:
+    """Return the part of a page that is neither navigation nor footer."""
+    return soup.find("main") or soup.find(class_="reveal")
+
+
+def words_of(soup: BeautifulSoup) -> str:
+    """Return the words that a reader sees, without code, math and scripts."""
+    part = BeautifulSoup(str(main_part(soup)), "html.parser")
+    for tag in part(["code", "pre", "math", "script", "style", "nav"]):
+        tag.decompose()
+    return part.get_text(" ")
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,11 @@ class Site:
             name: BeautifulSoup((self.folder / name).read_bytes(), "html.parser")
             for name in self.pages
         }
+
+    @functools.cached_property
+    def words(self) -> dict[str, str]:
+        """The words of each page by address."""
+        return {name: words_of(soup) for name, soup in self.soups.items()}
 
     @functools.cached_property
     def decks(self) -> list[str]:

@@ -6,8 +6,7 @@ from posixpath import dirname, join, normpath
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from bs4 import BeautifulSoup
-from built import Site, listed_pages
+from built import Site, listed_pages, main_part
 
 # What makes a browser ask for a file.
 LOADS = {
@@ -25,19 +24,6 @@ LOADS = {
 NO_LOAD = {"canonical", "prev", "next", "license", "alternate", "search", "author"}
 REFERENCE = re.compile(r"\?@|(?<![\w.])@(fig|sec|eq|tbl)-|\?\?|\[@")
 TEX = re.compile(r"\\[(\[]|\$\$|\\(frac|theta|mathbb|log)\b")
-
-
-def main_part(soup):
-    """Return the part of a page that is neither navigation nor footer."""
-    return soup.find("main") or soup.find(class_="reveal")
-
-
-def words_of(soup):
-    """Return the words that a reader sees, without code, math and scripts."""
-    part = BeautifulSoup(str(main_part(soup)), "html.parser")
-    for tag in part(["code", "pre", "math", "script", "style", "nav"]):
-        tag.decompose()
-    return part.get_text(" ")
 
 
 def split(page, address):
@@ -165,8 +151,8 @@ def headings_are_in_order(site):
 
 def references_are_resolved(site):
     for page, soup in site.soups.items():
-        for found in REFERENCE.finditer(words_of(soup)):
-            around = words_of(soup)[max(0, found.start() - 30) : found.end() + 30]
+        for found in REFERENCE.finditer(site.words[page]):
+            around = site.words[page][max(0, found.start() - 30) : found.end() + 30]
             yield f"{page}: unresolved reference: {' '.join(around.split())}"
         for tag in soup.select(".quarto-unresolved-ref, .citeproc-not-found"):
             yield f"{page}: unresolved reference: {tag.get_text()}"
@@ -174,8 +160,8 @@ def references_are_resolved(site):
 
 def formulas_are_mathml(site):
     for page, soup in site.soups.items():
-        for found in TEX.finditer(words_of(soup)):
-            around = words_of(soup)[max(0, found.start() - 30) : found.end() + 30]
+        for found in TEX.finditer(site.words[page]):
+            around = site.words[page][max(0, found.start() - 30) : found.end() + 30]
             yield f"{page}: a formula left as TeX: {' '.join(around.split())}"
         for tag in soup.select("span.math"):
             if not tag.find("math") and not tag.find_parent("math"):
@@ -214,7 +200,7 @@ def notebooks_can_be_downloaded_and_show_their_run(site):
         linked = [split(page, tag["href"])[0] for tag in soup.select("main a[href]")]
         if source not in linked:
             yield f"{page}: no link to {source}"
-        if "The outputs on this page were made on" not in words_of(soup):
+        if "The outputs on this page were made on" not in site.words[page]:
             yield f"{page}: no stamp of the run"
 
 
