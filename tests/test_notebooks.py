@@ -29,8 +29,10 @@ def test_there_are_notebooks_numbered_in_course_order():
 
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", execute.stored_notebooks(), ids=lambda path: path.stem)
 def test_stored_notebook(path, rule):
+    if rule not in rules.rules_for(path):
+        pytest.skip("a rule for lessons; this is a page of results")
     assert list(rule(rules.load(path))) == []
 
 

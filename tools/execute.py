@@ -28,6 +28,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 
+import inputs
 from helpers import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +78,14 @@ def course_order(root: Path = ROOT) -> list[Path]:
     found = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
     listed = [root / name for name in sidebar(root)]
     return [p for p in listed if p in found] + [p for p in found if p not in listed]
+
+
+def stored_notebooks(root: Path = ROOT) -> list[Path]:
+    """Return all notebooks with outputs: those of the course, and the page of results.
+
+    The page of results has no exercises and stands beside the course.
+    """
+    return [*course_order(root), root / "results.ipynb"]
 
 
 def python_source(cell: dict) -> str:
@@ -148,6 +157,12 @@ def helpers_sha256(nb: dict, folder: Path = HELPERS) -> str:
     return digest.hexdigest()
 
 
+def inputs_sha256(nb: dict) -> str:
+    """Hash the files of `benchmarks/` that a notebook reads; "" if it reads none."""
+    sources = [python_source(c) for c in nb["cells"] if c["cell_type"] == "code"]
+    return inputs.sha256(sources)
+
+
 def stale(nb: dict, folder: Path = HELPERS) -> list[str]:
     """Say in which ways the code is no longer the code that made the outputs."""
     stamp = nb["metadata"].get("course")
@@ -158,6 +173,8 @@ def stale(nb: dict, folder: Path = HELPERS) -> list[str]:
         reasons.append("its code changed after it was executed")
     if stamp["helpers_sha256"] != helpers_sha256(nb, folder):
         reasons.append("helpers that it uses changed after it was executed")
+    if stamp.get("inputs_sha256", "") != inputs_sha256(nb):
+        reasons.append("results that it shows changed after it was executed")
     return reasons
 
 
@@ -342,7 +359,7 @@ def execute(path: Path, where: str) -> list[str]:
         c for c in nb["cells"] if "stamp" not in c["metadata"].get("tags", ())
     ]
     try:
-        before = code_sha256(nb), helpers_sha256(nb)
+        before = code_sha256(nb), helpers_sha256(nb), inputs_sha256(nb)
         seconds, peak = run(nb, path.parent)
     except SyntaxError as error:
         print("not run")
@@ -363,6 +380,7 @@ def execute(path: Path, where: str) -> list[str]:
         "versions": environment.versions(),
         "code_sha256": before[0],
         "helpers_sha256": before[1],
+        "inputs_sha256": before[2],
     }
     stamp(nb, facts)
     nbformat.validate(nb)
@@ -387,7 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only say what is stale")
     options = parser.parse_args(arguments)
 
-    paths = course_order()
+    paths = stored_notebooks()
     for name in options.names:
         if not any(p.name.startswith(name) for p in paths):
             parser.error(f"no notebook begins with {name!r}: {[p.stem for p in paths]}")

@@ -267,13 +267,24 @@ RULES: list[Rule] = [
 ]
 
 
+#: What makes a notebook part of the course; the page of results is none.
+LESSON_RULES = [opens_with_callout, has_exercises]
+
+
+def rules_for(path: Path) -> list[Rule]:
+    """Return the rules that a stored notebook keeps."""
+    if path.parent.name == "notebooks":
+        return RULES
+    return [rule for rule in RULES if rule not in LESSON_RULES]
+
+
 def main(names: list[str]) -> int:
     """Print the faults of the notebooks whose names begin so, or of all."""
     faults = [
         f"{path.stem}: {fault}"
-        for path in execute.course_order()
+        for path in execute.stored_notebooks()
         if path.name.startswith(tuple(names) or "")
-        for rule in RULES
+        for rule in rules_for(path)
         for fault in rule(load(path))
     ]
     print("\n".join(faults) or "The notebooks keep all rules.")
