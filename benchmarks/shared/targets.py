@@ -36,6 +36,16 @@ def say(targets: dict[str, Case]) -> None:
         print(f"{met:<7}{each['measured']!s:>10}  ({each['target']})  {name}")
 
 
+def shown(value: float) -> str:
+    """Show a number with three digits, a very small one as a power of ten."""
+    if value and abs(value) < 1e-3:
+        digits, power = f"{value:.1e}".split("e")
+        times = "" if digits == "1.0" else rf"{digits} \times "
+        return f"${times}10^{{{int(power)}}}$"
+    whole = value == round(value)
+    return f"{value:g}" if whole else f"{value:#.3g}".rstrip(".")
+
+
 @dataclass(frozen=True)
 class Goal:
     """Something to reach, and the cases in which it was measured.
@@ -58,7 +68,9 @@ class Goal:
         if len(limits) != 1:
             raise ValueError(f"{self.what}: expected one target, got {sorted(limits)}")
         sign, _, value = limits.pop().partition(" ")
-        return f"{SIGNS[sign]} {value}" if value else sign
+        if not value:
+            return sign
+        return f"{SIGNS[sign]} {shown(float(value)) if float(value) < 1e-3 else value}"
 
     @property
     def missed(self) -> dict[str, Case]:
@@ -73,8 +85,7 @@ class Goal:
             if len(set(found)) == 1:
                 return "yes" if found[0] else "no"
             return f"in {sum(found)} of {len(found)} cases"
-        ends = dict.fromkeys(f"{value:.3g}" for value in (min(found), max(found)))
-        return " to ".join(ends)
+        return " to ".join(dict.fromkeys([shown(min(found)), shown(max(found))]))
 
     @property
     def result(self) -> str:
