@@ -5,13 +5,14 @@ A script compares each figure with its target and stores the comparison, a *case
 is reached if it is reached in all of them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Case = dict[str, Any]  # what `target` returns
 Facts = dict[str, Any]  # what a JSON file holds
 SIGNS = {"<=": "≤", ">=": "≥"}
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def target(
@@ -40,8 +41,8 @@ def shown(value: float) -> str:
     """Show a number with three digits, a very small one as a power of ten."""
     if value and abs(value) < 1e-3:
         digits, power = f"{value:.1e}".split("e")
-        times = "" if digits == "1.0" else rf"{digits} \times "
-        return f"${times}10^{{{int(power)}}}$"
+        raised = str(int(power)).translate(RAISED)
+        return f"10{raised}" if digits == "1.0" else f"{digits} × 10{raised}"
     whole = value == round(value)
     return f"{value:g}" if whole else f"{value:#.3g}".rstrip(".")
 
@@ -95,14 +96,17 @@ class Goal:
         some = len(self.missed) < len(self.cases)
         return "**reached in part**" if some else "**not reached**"
 
-    def row(self) -> dict[str, str]:
+    def row(self) -> str:
         """Return its row of the table of goals."""
-        return {
-            "what": self.what,
-            "to reach": self.limit,
-            "measured": self.measured,
-            "result": self.result,
-        }
+        cells = self.what, self.limit, self.measured, self.result
+        return f"| {' | '.join(cells)} |"
+
+
+def goals_table(course: Sequence[Goal]) -> str:
+    """Return a table of goals as Markdown; its second line sets the widths."""
+    head = "| what | to reach | measured | result |"
+    rule = f"| :{50 * '-'} | :{9 * '-'} | :{25 * '-'} | :{16 * '-'} |"
+    return "\n".join([head, rule, *(goal.row() for goal in course)])
 
 
 def _stored(

@@ -57,8 +57,8 @@ def test_a_goal_is_reached_if_it_is_in_all_cases():
     assert Goal("Speed", {"small": cases["small"]}).result == "reached"
     assert Goal("Speed", {"large": cases["large"]}).result == "**not reached**"
     small = Goal("Error", {"all": target(2.6e-7, at_most=1e-6)})
-    assert small.limit == "≤ $10^{-6}$"
-    assert small.measured == r"$2.6 \times 10^{-7}$"
+    assert small.limit == "≤ 10⁻⁶"
+    assert small.measured == "2.6 × 10⁻⁷"
     bits = Goal("Bits", {"a": holds(True), "b": holds(False)})
     assert (bits.measured, bits.limit) == ("in 1 of 2 cases", "yes")
     with pytest.raises(ValueError, match="expected one target"):
