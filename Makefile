@@ -3,7 +3,7 @@
 
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
-CODE := src tests tools benchmarks notebooks
+CODE := src tests tools benchmarks notebooks results.ipynb
 
 .PHONY: help setup site preview slides notebooks lab benchmarks test lint format lock clean
 .DEFAULT_GOAL := help

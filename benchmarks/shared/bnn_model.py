@@ -1,6 +1,7 @@
-"""The network, the model and the data of notebook 04, for the scripts beside it.
+"""The network, the model and the data of notebook 04, for the benchmarks.
 
-The notebook writes the same lines out and explains them: change both or neither.
+The notebook writes the same lines out, because it teaches them. A test fails if the two
+differ.
 """
 
 from itertools import pairwise

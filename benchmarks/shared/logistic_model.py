@@ -1,7 +1,8 @@
 """A logistic regression of any number of rows, for the benchmarks of notebook 06.
 
 Ten coefficients with known true values. The posterior is nearly Gaussian, so Newton's
-method gives a reference to measure distances from.
+method gives a reference to measure distances from. Notebooks 05 and 06 write the model
+and the guide out, because they teach them. A test fails if they differ.
 """
 
 from collections.abc import Iterator
