@@ -1,16 +1,16 @@
 """Time the same mean-field fits in NumPyro, in Pyro and in PyMC.
 
-Writes ``frameworks.json``. Three models (the concentration of a gamma distribution, a
-logistic regression, the network of notebook 04); one guide family, mean-field normal on
-the unconstrained scale; Adam with one learning rate; one draw a step. Each framework
-fits in the way that its users do, compiled where it can be, in a process of its own;
-the processes take turns, so that what else the machine does meets all of them alike.
-Compilation is not timed.
+The models are the concentration of a gamma distribution, a logistic regression and the
+network of notebook 04. All fits use a mean-field normal guide on the unconstrained
+scale, Adam with one learning rate, and one draw per step. Each framework fits as its
+users do, compiled where it can be, in a process of its own. The processes take turns,
+so other work on the machine slows all of them alike. Compilation is not timed. Writes
+``frameworks.json``.
 
     python -m benchmarks.frameworks.compare
 
-Pyro and PyMC are no part of the project: the first run installs them into ``.env-pyro``
-and ``.env-pymc``. Interpreters that have them can be named instead.
+Pyro and PyMC are no part of the project. The first run installs them into ``.env-pyro``
+and ``.env-pymc``; options name interpreters that have them already.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Fit by one framework, in its own interpreter, what ``compare.py`` asks for.
+"""Run the fits that ``compare.py`` asks for, in the interpreter of one framework.
 
 Its arguments are the name of a module beside it and a file of data. It reads one
 request a line from its input, and writes one answer a line to its output, both JSON.

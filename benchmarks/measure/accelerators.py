@@ -1,11 +1,11 @@
-"""The same fits on whatever JAX computes on, a CPU or a GPU, beside what it could do.
+"""Time the same fits on a CPU or a GPU, and estimate how fast they could be.
 
-Seconds per step of `fit` for a logistic regression with ever more rows, for a wider and
-wider Bayesian network, and with ever more particles. Beside them stands an estimate: no
-step is faster than one that does next to nothing, than its bytes come from memory, or
-than its operations are done. Those three limits are measured, too. Writes
-``accelerators-cpu.json`` or ``accelerators-gpu.json``, by what JAX calls its backend.
-Run it from the root of the project, on either machine:
+The script measures seconds per step of `fit` for a logistic regression with more and
+more rows, for a wider and wider Bayesian network, and with more and more particles. It
+compares them with an estimate from three limits, which it measures too: the time of a
+step that does nearly nothing, the time to move the bytes, and the time to do the
+arithmetic. Writes ``accelerators-cpu.json`` or ``accelerators-gpu.json``, after JAX's
+name of the backend. Run it from the root of the project:
 
     python -m benchmarks.measure.accelerators
 """
@@ -38,7 +38,7 @@ FEW = 8  # steps of a first look at the speed
 
 
 class Work(NamedTuple):
-    """Fits of one size: what a step reads and reckons, and what makes a timer of it.
+    """Fits of one size: the bytes and operations of a step, and a timer for it.
 
     `start` returns a function of a number of steps that returns the seconds of a step.
     """

@@ -1,9 +1,9 @@
-"""One SVI fit on one device and on eight simulated ones: are they equal, at which cost.
+"""Compare one SVI fit on one device with the same fit on eight simulated devices.
 
-Two models, a logistic regression and a wide network. The rows of the data are split
-over the devices and the parameters copied to each; then the parameters of the network
-are split, too. Model and guide know nothing of it. Eight devices made of a few CPU
-cores show that the numbers are right, and what is sent; they cannot be fast.
+The models are a logistic regression and a wide network. The script splits the rows of
+the data over the devices and copies the parameters to each; then it splits the
+parameters of the network, too. Model and guide do not change. Eight devices made of a
+few CPU cores show that the numbers are right, and what is sent; they cannot be fast.
 
 Writes ``devices.json``. Run it from the root of the project:
 

@@ -1,10 +1,10 @@
 """Time four training loops on the network of notebook 04, one beside the other.
 
-Writes ``loops.json``: steps per second of a Python loop that looks at each step, of
-`fit` with and without evaluations, and of a bare `jax.lax.scan`; and their ratios. The
-loops take turns, so that what else the machine does meets all of them alike. And how
-well the states predict that evaluations of few or many draws choose. Run it from the
-root of the project:
+The loops are a Python loop that looks at each step, `fit` with and without evaluations,
+and a bare `jax.lax.scan`. They take turns, so other work on the machine slows all of
+them alike. The script also measures how well the chosen states predict when an
+evaluation has few or many draws. Writes ``loops.json``. Run it from the root of the
+project:
 
     python -m benchmarks.measure.loops
 """

@@ -1,9 +1,9 @@
-"""Predict for ever more rows: rows per second, and a peak of memory that stays.
+"""Predict for more and more rows: rows per second, and peak memory.
 
 The inputs are a mapped file, and so are the predictions: mean and spread over draws of
-the probability, for each row. Each number of rows has a process of its own. Beside it,
-NumPyro's `Predictive`, which holds all draws of all rows, as far as memory is likely to
-go. Where both fit, batched and unbatched numbers are compared. Writes
+the probability, for each row. Each number of rows has a process of its own. NumPyro's
+`Predictive`, which holds all draws of all rows, does the same as far as memory allows,
+and the script compares the numbers of both. Writes
 ``prediction.json``. Run it from the root of the project:
 
     python -m benchmarks.measure.prediction
@@ -107,10 +107,10 @@ def unbatched(path: str, params: dict, draws: int) -> dict[str, Any]:
 
 
 def compare(params: dict[str, jax.Array], num_rows: int, draws: int) -> dict[str, Any]:
-    """Tell how far batched numbers are from unbatched ones: of `predict`, of NumPyro.
+    """Compare batched numbers with unbatched ones of `predict`, and with NumPyro's.
 
-    The first shall be the same numbers. The second come from other random draws, so
-    that differences of means are told in their standard errors.
+    Those of `predict` must be the same numbers. NumPyro's come from other random draws,
+    so the differences of means are in their standard errors.
     """
     x, _ = make_rows(num_rows)
     inputs = jax.random.key(2), model, guide, params, draws, x

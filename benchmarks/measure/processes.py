@@ -1,4 +1,4 @@
-"""One SVI fit over two processes that talk over the network: equal, at which cost.
+"""Compare one SVI fit in one process with the same fit over two processes.
 
 Each process holds half of the rows, as each host of a cluster would hold its share. The
 script starts both here, on a free port of this machine, and compares their losses with

@@ -1,14 +1,15 @@
 """From a notebook to a service: cold and warm starts, and a predictor on its own.
 
-Starts: the seconds until the first steps of `fit` are done, in fresh processes; without
-a cache of compiled code, with an empty one, and with the one that was filled so (JAX is
-told to keep all; by default it keeps what takes a second to compile); and with one that
-was filled, and is read, with the same hash seed of Python. Beside them, what compiling
-ahead of time takes apart: tracing, compiling, running.
+Starts: fresh processes take the first steps of `fit` without a cache of compiled code,
+with an empty one and with a full one. JAX is told to keep all code; by default it keeps
+what takes a second to compile. One more cache is filled and read under the same hash
+seed of Python. The script also times the parts of compiling ahead of time: tracing,
+compiling, running.
 
 Serving: the posterior predictive of the fitted network becomes a function of the inputs
 alone, with draws of the weights inside, and is exported for any number of rows. A fresh
-process serves it from the file. It imports JAX, neither NumPyro nor Flax nor the model.
+process serves it from the file. That process imports JAX, and neither NumPyro nor Flax
+nor the model.
 Writes ``production.json``. Run it from the root of the project:
 
     python -m benchmarks.measure.production

@@ -1,6 +1,6 @@
 """The part of `production.py` that fits, each time in a fresh process.
 
-It starts cold: importing and compiling is what is to be measured.
+It starts cold, because importing and compiling are measured.
 """
 
 import time
@@ -28,7 +28,7 @@ COMPILED = []  # an entry for each piece of code that XLA compiled, or read
 
 
 def count(event: str, seconds: float, **_: Any) -> None:
-    """Note what JAX tells of its compilations."""
+    """Count a compilation that JAX reports."""
     if event == "/jax/core/compile/backend_compile_duration":
         COMPILED.append(seconds)
 

@@ -1,10 +1,10 @@
 """Kill fits without warning, let them resume, and compare with an undisturbed run.
 
-For each way to feed `fit` (all rows, minibatches, a stream of batches): one run without
-a break; the same run, killed (``kill -9``) at random moments and started again each
-time until it is done. Told are whether the parameters at the end have the same bits,
-and how many steps had to be repeated. Writes ``resume.json``. Run it from the root of
-the project:
+There are three ways to feed `fit`: all rows, minibatches, and a stream of batches. For
+each, one run has no break; the same run is killed (``kill -9``) at random moments and
+started again until it is done. The script records whether the parameters at the end
+have the same bits, and how many steps had to be repeated. Writes ``resume.json``. Run
+it from the root of the project:
 
     python -m benchmarks.measure.resume
 """

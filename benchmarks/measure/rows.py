@@ -1,8 +1,8 @@
 """From a thousand rows to ten million: what a step costs, and what the posterior costs.
 
-A logistic regression with ten coefficients. Measured for each number of rows: seconds
-per step of `fit`, with all rows and with minibatches, one after the other in turns; the
-time that a run of SVI needs to come within a stated distance of the best mean-field
+The model is a logistic regression with ten coefficients. For each number of rows the
+script measures the seconds per step of `fit`, with all rows and with minibatches in
+turns; the time that SVI needs to come within a stated distance of the best mean-field
 guide; and the time that NUTS needs for a hundred effective draws, as long as it can
 follow. Writes ``rows.json``. Run it from the root of the project:
 
@@ -54,7 +54,7 @@ class Limits(NamedTuple):
 
 
 def tell(*words: Any) -> None:
-    """Show a sign of life: this takes a while."""
+    """Print a line of progress."""
     print(f"{time.perf_counter() - BEGAN:7.1f} s ", *words, file=sys.stderr, flush=True)
 
 

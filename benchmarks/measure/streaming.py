@@ -1,10 +1,10 @@
 """Stream a table from disk through `fit`: rows per second, and the memory it takes.
 
-A table with ten features and a label is written as two mapped files and as a Parquet
-file. Throughput is taken beside that of the same table in memory, in turns, with a step
-that does little with its rows and with one that does more; memory in fresh processes,
-for one table and for one ten times as long, and under a limit that the table itself
-would not fit in. Writes ``streaming.json``. Run it from the root of the project
+The script writes a table with ten features and a label as two mapped files and as a
+Parquet file. It compares the speed with that of the same table in memory, in turns, for
+a step that does little with its rows and for one that does more. It measures memory in
+fresh processes, for one table and for one ten times as long, and under a limit that is
+smaller than the table. Writes ``streaming.json``. Run it from the root of the project
 (``--huge`` adds 10⁸ rows, which take 13 GB of disk):
 
     python -m benchmarks.measure.streaming

@@ -78,7 +78,7 @@ def _order(lengths: Sequence[int], seed: int, start: int) -> Iterator[tuple[int,
 
 
 def _one_ahead(read: Callable[[int], Pair], order: Iterator) -> Iterator[Pair]:
-    """Read each block while the one before is in use, in a thread of its own."""
+    """Read the next block in a thread while the caller uses the last one."""
     with ThreadPoolExecutor(1) as pool:
         block, skip = next(order)
         coming = pool.submit(read, block)
@@ -133,8 +133,8 @@ def map_loader(paths: Sequence[Path], batch_size: int, seed: int = 0) -> Loader:
 def parquet_loader(path: Path, batch_size: int, seed: int = 0) -> Loader:
     """Stream a Parquet file, a row group at a time.
 
-    To decode takes as long as to use the rows, so it is done one group ahead. The file
-    is mapped, and let go as in `map_loader`: nothing is copied before it is decoded.
+    Decoding takes as long as using the rows, so a thread decodes one group ahead. The
+    file is mapped, and its pages are let go as in `map_loader`.
     """
     with path.open("rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
