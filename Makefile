@@ -43,7 +43,7 @@ lab: $(INSTALLED) ## open JupyterLab on the notebooks (ARGS="--port 9000" for op
 	$(PY) -m jupyterlab --notebook-dir=notebooks $$root $(ARGS)
 
 benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--quick: short)
-	@$(PY) benchmarks/run.py $(ARGS)
+	@$(PY) -m benchmarks.run $(ARGS)
 
 # Two files at a time: browser and compiler leave cores idle in turns.
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
