@@ -3,7 +3,8 @@
 
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
-CODE := src tests tools benchmarks notebooks
+NOTEBOOKS := notebooks $(wildcard *.ipynb)
+CODE := src tests tools benchmarks $(NOTEBOOKS)
 
 .PHONY: help setup site preview slides notebooks lab benchmarks test lint format lock clean
 .DEFAULT_GOAL := help
@@ -17,8 +18,10 @@ setup: $(INSTALLED) ## make .venv and install everything into it
 $(INSTALLED): requirements.lock pyproject.toml tools/setup.sh
 	@PYTHON="$(PYTHON)" sh tools/setup.sh
 
-# A .venv that no longer works (moved, or its Python gone) is set up again.
-ifneq ($(shell $(PY) -c "import helpers; print(1)" 2>/dev/null),1)
+# A .venv is set up again if it no longer works (its Python is gone), or if it imports
+# the helpers of another folder (the project was moved or copied).
+HERE := import helpers, os; print(os.path.samefile(helpers.__path__[0], "src/helpers"))
+ifneq ($(shell $(PY) -c '$(HERE)' 2>/dev/null),True)
 .PHONY: $(INSTALLED)
 endif
 
@@ -40,18 +43,18 @@ lab: $(INSTALLED) ## open JupyterLab on the notebooks (ARGS="--port 9000" for op
 	$(PY) -m jupyterlab --notebook-dir=notebooks $$root $(ARGS)
 
 benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--quick: short)
-	@$(PY) benchmarks/run.py $(ARGS)
+	@$(PY) -m benchmarks.run $(ARGS)
 
 # Two files at a time: browser and compiler leave cores idle in turns.
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
 	@$(PY) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=300 \
-	    tests notebooks $(T)
+	    tests $(NOTEBOOKS) $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \
 	$(PY) -m ruff check $(CODE) || failed=1; \
 	$(PY) -m ruff format --check $(CODE) || failed=1; \
-	$(PY) tools/lint_jax.py src/helpers notebooks || failed=1; \
+	$(PY) tools/lint_jax.py src/* $(NOTEBOOKS) || failed=1; \
 	exit $$failed
 
 format: $(INSTALLED) ## format the code, notebooks included

@@ -1,9 +1,8 @@
 """Run all benchmarks, one after the other, and say at the end which of them failed.
 
-    python benchmarks/run.py
+    python -m benchmarks.run
 
-Results go where each script stores them. A script that fails does not keep the next
-one from its turn. At the end, the page that shows the results is renewed.
+Results go where each script stores them. A script that fails does not stop the others.
 """
 
 import subprocess
@@ -11,23 +10,23 @@ import sys
 import time
 from collections.abc import Sequence
 
-import record
+from benchmarks.shared import record
 
-FULL = {"streaming.py": "--huge"}  # options of a full run
-# Script: the options that make a short run of it.
+FULL = {"measure.streaming": "--huge"}  # options of a full run
+# Module: the options that make a short run of it.
 SCRIPTS = {
-    "bnn_reference.py": "--chains=2 --warmup=50 --draws=50 --members=2",
-    "loops.py": "--quick",
-    "frameworks.py": "--quick --no-install",
-    "devices.py": "--quick",
-    "processes.py": "--quick",
-    "rows.py": "--quick",
-    "streaming.py": "--quick",
-    "resume.py": "--quick",
-    "prediction.py": "--quick",
-    "many_fits.py": "--quick",
-    "production.py": "--quick",
-    "accelerators.py": "--quick",
+    "measure.bnn_reference": "--chains=2 --warmup=50 --draws=50 --members=2",
+    "measure.loops": "--quick",
+    "frameworks.compare": "--quick --no-install",
+    "measure.devices": "--quick",
+    "measure.processes": "--quick",
+    "measure.rows": "--quick",
+    "measure.streaming": "--quick",
+    "measure.resume": "--quick",
+    "measure.prediction": "--quick",
+    "measure.many_fits": "--quick",
+    "measure.production": "--quick",
+    "measure.accelerators": "--quick",
 }
 
 
@@ -35,7 +34,8 @@ def run(script: str, options: Sequence[str]) -> tuple[bool, float]:
     """Run a script; return whether it ended well, and its seconds."""
     print(f"\n== {script}", flush=True)
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, str(record.HERE / script), *options])
+    line = record.command(f"benchmarks.{script}", *options)
+    done = subprocess.run(line, cwd=record.ROOT)
     return done.returncode == 0, time.perf_counter() - began
 
 
@@ -47,18 +47,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := sorted(set(options.scripts) - set(SCRIPTS)):
         parser.error(f"no script {', '.join(unknown)}; there are {', '.join(SCRIPTS)}")
 
-    out = record.folder(options)
+    out = record.folder(options).resolve()
     ended = {}
     for script in options.scripts or SCRIPTS:
         chosen = SCRIPTS[script] if options.quick else FULL.get(script, "")
         ended[script] = run(script, [*chosen.split(), f"--out={out}"])
-    # Results of some scripts alone make a page where those of the others are stored.
-    if not options.scripts or out.resolve() == record.HERE.resolve():
-        ended["report.py"] = run("report.py", [f"--out={out}"])
 
     print()
     for script, (well, seconds) in ended.items():
         print(f"{script:<24} {'done' if well else 'FAILED':<8} {seconds:7.1f} s")
+    if out == record.RESULTS:
+        print("Show the results on their page: make notebooks NB=results")
     failed = sum(not well for well, _ in ended.values())
     sys.exit(f"{failed} of {len(ended)} failed" if failed else 0)
 

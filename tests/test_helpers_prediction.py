@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import bnn_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,6 @@ from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
-import bnn_model
 from helpers import prediction
 from helpers.training import fit, predict, predictions
 

@@ -3,6 +3,7 @@
 import io
 from functools import partial
 
+import bnn_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,6 @@ from numpyro.infer.autoguide import (
     AutoNormal,
 )
 
-import bnn_model
 from helpers import training
 from helpers.training import NonFiniteLossError
 

@@ -1,7 +1,7 @@
 """Build the pages and slides into _site: `make site`, `make preview`, `make slides`.
 
-Quarto where there is one (on the PATH or in .venv); else Quarto from PyPI, tried once;
-else the Pandoc engine beside this file, which needs nothing more than Python packages.
+Quarto builds them if it is on the PATH. Otherwise the Pandoc engine in `offline_site`
+does, which needs nothing more than Python packages.
 """
 
 import argparse
@@ -10,10 +10,8 @@ import http.server
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,75 +19,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).resolve().parent.parent
-INSTALL_SECONDS = 120
 HOW_TO_GET_QUARTO = (
-    "no Quarto found. Get it with `conda install -c conda-forge quarto` or from "
-    "https://quarto.org/docs/get-started/, or build with the Pandoc engine: "
-    "make site ENGINE=pandoc"
+    "No Quarto on the PATH. To get it: conda install -c conda-forge quarto, "
+    "or https://quarto.org/docs/get-started/"
 )
 
 
 def find_quarto() -> str | None:
-    """Return the path of a Quarto that is there already."""
-    beside = Path(sys.executable).parent
-    for folder in (None, str(beside)):
-        found = shutil.which("quarto", path=folder)
-        if found and version_of(found, seconds=60):
-            return found
-    return None
-
-
-def run_bounded(command: list[str], seconds: float) -> tuple[bool, str]:
-    """Run a command for so long at most; return whether it worked and its output."""
-    with tempfile.TemporaryFile("w+") as output:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError:
-            return False, ""
-        try:
-            process.wait(max(seconds, 0.1))
-        except subprocess.TimeoutExpired:
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-            process.wait()
-        output.seek(0)
-        return process.returncode == 0, output.read()
-
-
-def version_of(quarto: str, seconds: float) -> str:
-    """Return the version that a Quarto says it is, nothing if it does not run."""
-    works, text = run_bounded([quarto, "--version"], seconds)
-    found = re.search(r"^\d+\.\d+\S*$", text, re.MULTILINE)
-    return found[0] if works and found else ""
-
-
-def install_quarto() -> str | None:
-    """Try the PyPI package, which downloads Quarto: once, two minutes at most."""
-    venv = Path(sys.prefix)
-    marker = venv / ".quarto-attempted"
-    if venv == Path(sys.base_prefix) or marker.exists():
-        return None
-    marker.write_text("tools/build.py tried to install quarto-cli here once.\n")
-    print(
-        "No Quarto here: trying its PyPI package, once, two minutes at most.",
-        flush=True,
-    )
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    quarto = str(Path(sys.executable).parent / "quarto")
-    end = time.monotonic() + INSTALL_SECONDS
-    works, _ = run_bounded([*pip, "install", "quarto-cli"], INSTALL_SECONDS)
-    if works and version_of(quarto, end - time.monotonic()):
-        return quarto
-    run_bounded([*pip, "uninstall", "--yes", "quarto-cli"], 30)
-    print("Quarto could not be installed here; the Pandoc engine needs none.")
-    return None
+    """Return the path of Quarto, if there is one."""
+    return shutil.which("quarto")
 
 
 def run_quarto(quarto: str, decks: bool, strict: bool) -> None:
@@ -111,17 +49,17 @@ def run_quarto(quarto: str, decks: bool, strict: bool) -> None:
         raise SystemExit(f"Quarto warned {len(warnings)} times (--strict)")
 
 
-def build(engine: str, quarto: str | None, options: argparse.Namespace) -> int:
+def build(quarto: str | None, options: argparse.Namespace) -> int:
     """Build into _site; return the number of pages."""
     decks = options.what == "slides"
     output = ROOT / "_site"
-    if engine == "quarto":
+    if quarto:
         if not decks and output.exists():
             shutil.rmtree(output)
         run_quarto(quarto, decks, options.strict)
         pages = output.glob("slides/*.html" if decks else "**/*.html")
         return sum("site_libs" not in page.parts for page in pages)
-    from pandoc_engine import build as build_with_pandoc
+    from offline_site import build as build_with_pandoc
 
     return len(build_with_pandoc(ROOT, output, decks, options.draft))
 
@@ -149,15 +87,27 @@ def preview(options: argparse.Namespace) -> None:
         if now != known:
             known = now
             try:
-                pages = build("pandoc", None, options)
+                pages = build(None, options)
                 print(f"{time.strftime('%H:%M:%S')}  {pages} pages", flush=True)
             except SystemExit as problem:
                 print(problem, flush=True)
         time.sleep(1)
 
 
+def choose(engine: str | None) -> str | None:
+    """Return the path of Quarto, or None for the Pandoc engine, and say why."""
+    if engine == "pandoc":
+        return None
+    quarto = find_quarto()
+    if not quarto and engine == "quarto":
+        raise SystemExit(HOW_TO_GET_QUARTO)
+    if not quarto:
+        print(f"{HOW_TO_GET_QUARTO}\nThe Pandoc engine builds the site instead.")
+    return quarto
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line and do what it says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "what", nargs="?", default="site", choices=["site", "slides", "preview"]
@@ -172,24 +122,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000, help="of the preview")
     options = parser.parse_args(arguments)
     start = time.monotonic()
-    quarto = None
-    if options.engine != "pandoc":
-        quarto = find_quarto() or install_quarto()
-    if options.engine == "quarto" and not quarto:
-        raise SystemExit(HOW_TO_GET_QUARTO)
-    engine = "quarto" if quarto else "pandoc"
+    quarto = choose(options.engine)
     if options.what == "preview":
-        if engine == "quarto":
+        if quarto:
             command = [quarto, "preview", "--port", str(options.port), "--no-browser"]
             raise SystemExit(subprocess.run(command, cwd=ROOT).returncode)
         preview(options)
-    pages = build(engine, quarto, options)
+    pages = build(quarto, options)
     seconds = time.monotonic() - start
     first = "_site/index.html"
     if options.what == "slides":
         first = next(iter(sorted(p.name for p in ROOT.glob("_site/slides/*.html"))), "")
         first = f"_site/slides/{first}"
-    name = "Quarto" if engine == "quarto" else "Pandoc"
+    name = "Quarto" if quarto else "Pandoc"
     print(
         f"{name} engine: {pages} pages in {seconds:.1f} s. "
         f"Open {ROOT / first}, or: make preview"

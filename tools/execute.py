@@ -1,8 +1,8 @@
 """Execute the notebooks in course order, store their outputs, stamp each run.
 
-``make notebooks`` runs them all, ``make notebooks NB=03`` one. A notebook is written
-only after all of it ran and its outputs are fit to be stored; the others run in any
-case. ``--check`` runs nothing and says which notebooks no longer match their outputs.
+``make notebooks`` runs all of them, ``make notebooks NB=03`` one. A notebook is stored
+only if all of it ran and its outputs are fit to be stored; the others run in any case.
+``--check`` runs nothing and says which notebooks no longer match their outputs.
 """
 
 import argparse
@@ -18,8 +18,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 
 import nbformat
 import psutil
@@ -29,10 +30,9 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from PIL import Image
 
 from helpers import environment
+from setup_check import check_setup
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
-HELPERS = ROOT / "src" / "helpers"
 
 SECONDS_LIMIT = 90
 MIB_LIMIT = 2048
@@ -48,6 +48,14 @@ NAMES = {
     "arviz": "ArviZ",
 }
 
+# The stamp of a run holds a hash of each of these; a different hash means the text.
+CHANGED = {
+    "code": "its code changed after it was executed",
+    "modules": "modules that it imports changed after it was executed",
+    "data": "files in benchmarks/ that it reads changed after it was executed",
+    "outputs": "its outputs are not those of the run that it names",
+}
+
 # Traces of one machine or of one run that a stored output must not carry.
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/])/(home|root|Users|tmp|work|var/folders)/|\b[A-Z]:\\"
@@ -56,6 +64,21 @@ PROGRESS = re.compile(r"\d%\||[\r\x1b]")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 CELL_METADATA = {"tags"}
 SOLUTION_TEXT = re.compile(r"::: *\{\.callout-\w+ [^}]*title=\"Solution\"")
+
+
+class UnreadableError(Exception):
+    """A file cannot be read as a notebook."""
+
+
+def read(path: Path, as_version: int | object = 4) -> nbformat.NotebookNode:
+    """Read a notebook; name the file if that fails."""
+    try:
+        return nbformat.read(path, as_version=as_version)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except (ValueError, KeyError, AttributeError):
+        reason = "it is cut short, or holds the marks of a merge conflict"
+    raise UnreadableError(f"{path.name} is not a notebook: {reason}")
 
 
 def sidebar(root: Path = ROOT) -> list[str]:
@@ -79,86 +102,142 @@ def course_order(root: Path = ROOT) -> list[Path]:
     return [p for p in listed if p in found] + [p for p in found if p not in listed]
 
 
+def stored_notebooks(root: Path = ROOT) -> list[Path]:
+    """Return all notebooks with outputs: the course, then pages beside it."""
+    return [*course_order(root), *sorted(root.glob("*.ipynb"))]
+
+
 def python_source(cell: dict) -> str:
     """Return the code of a cell without its ``#|`` options and IPython magics."""
     lines = cell["source"].splitlines()
     return "\n".join(x for x in lines if not x.lstrip().startswith(("#|", "%", "!")))
 
 
-def code_sha256(nb: dict) -> str:
-    """Hash the code of all code cells in order.
-
-    The ``#|`` options are left out: they say how an output is shown, not what it is.
-    """
-    sources = [
-        "\n".join(x for x in c["source"].splitlines() if not x.startswith("#|"))
-        for c in nb["cells"]
-        if c["cell_type"] == "code"
-    ]
-    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+def imported(code: str, package: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the dotted names that code imports, from inside a package or outside."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            base = [*above, *([node.module] if node.module else [])]
+            yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
-def helper_modules(sources: Iterable[str], folder: Path = HELPERS) -> set[Path]:
-    """Find the helpers modules that code imports, directly or through each other."""
-    package = folder.name
+def module_files(name: str, folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder that the import of a dotted name runs."""
+    for part in name.split("."):
+        folder = folder / part
+        paths = (folder / "__init__.py", folder.with_suffix(".py"))
+        yield from (path for path in paths if path.is_file())
 
-    def imported(source: str, inside: bool) -> Iterator[str]:
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                if node.level and inside:
-                    base = f"{package}.{base}".rstrip(".")
-                yield base
-                yield from (f"{base}.{alias.name}" for alias in node.names)
 
+def used_modules(code: str, root: Path) -> set[Path]:
+    """Find the project's modules that code imports, directly or through each other."""
     found: set[Path] = set()
-    waiting = [name for source in sources for name in imported(source, inside=False)]
+    waiting = list(imported(code))
     while waiting:
-        first, *rest = waiting.pop().split(".")
-        if first != package:
-            continue
-        for path in {folder / "__init__.py", *(folder / f"{x}.py" for x in rest[:1])}:
-            if path.exists() and path not in found:
+        name = waiting.pop()
+        for top in (root / "src", root):
+            for path in set(module_files(name, top)) - found:
                 found.add(path)
-                waiting += imported(path.read_text(encoding="utf-8"), inside=True)
+                package = path.relative_to(top).parent.parts
+                waiting += imported(path.read_text(encoding="utf-8"), package)
     return found
 
 
-def skeleton(node: object) -> object:
-    """Return what a piece of code does, whatever its layout and Python's version."""
-    if isinstance(node, ast.AST):
-        fields = ast.iter_fields(node)
-        parts = [[name, skeleton(x)] for name, x in fields if x not in (None, [])]
-        return [type(node).__name__, *parts]
-    return [skeleton(x) for x in node] if isinstance(node, list) else repr(node)
+def used_data(code: str, folder: Path) -> set[Path]:
+    """Find the files in ``folder`` that strings of the code name.
 
-
-def helpers_sha256(nb: dict, folder: Path = HELPERS) -> str:
-    """Hash the code of the helpers modules that a notebook uses.
-
-    Comments and line breaks are left out: they change no output.
+    A string names a file by its name, by a pattern, or (``stored("rows")``) by its
+    stem. Only code that mentions the folder reads from it.
     """
-    sources = [python_source(c) for c in nb["cells"] if c["cell_type"] == "code"]
-    digest = hashlib.sha256()
-    for path in sorted(helper_modules(sources, folder)):
-        code = json.dumps(skeleton(ast.parse(path.read_text(encoding="utf-8"))))
-        digest.update(f"{path.name}\0{code}\0".encode())
-    return digest.hexdigest()
+    constants = [x.value for x in ast.walk(ast.parse(code)) if type(x) is ast.Constant]
+    texts = [x for x in constants if isinstance(x, str)]
+    if not any(folder.name in text for text in texts):
+        return set()
+    names = {PurePosixPath(text).name for text in texts}
+    return {
+        path
+        for path in folder.rglob("*.*")
+        if path.is_file()
+        and (
+            any(fnmatch(path.name, name) for name in names)
+            or (path.stem in names and path.suffix != ".py")
+        )
+    }
 
 
-def stale(nb: dict, folder: Path = HELPERS) -> list[str]:
-    """Say in which ways the code is no longer the code that made the outputs."""
+def meaning(node: object) -> object:
+    """Return what code does, without what cannot change an output.
+
+    Layout, comments, docstrings and the annotations of functions are left out.
+    Annotations of variables stay: a dataclass makes fields of them.
+    """
+    if isinstance(node, list):
+        return [meaning(x) for x in node if not is_docstring(x)]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    hints = () if isinstance(node, ast.AnnAssign) else ("annotation", "returns")
+    fields = [(name, x) for name, x in ast.iter_fields(node) if name not in hints]
+    # Newer versions of Python add fields, empty in code that does not need them.
+    parts = [[name, meaning(x)] for name, x in fields if x not in (None, [])]
+    return [type(node).__name__, *parts]
+
+
+def is_docstring(node: ast.AST) -> bool:
+    """Return whether a statement is nothing but a string."""
+    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return is_constant and isinstance(node.value.value, str)
+
+
+def content(path: Path) -> str:
+    """Return what a file holds; for a module, only what it does."""
+    if path.suffix == ".py":
+        return json.dumps(meaning(ast.parse(path.read_text(encoding="utf-8"))))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def sha256(parts: object) -> str:
+    """Hash lists and texts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def hashes(nb: dict, root: Path = ROOT) -> dict[str, str]:
+    """Hash the code of a notebook, what the code uses, and the stored outputs.
+
+    The ``#|`` options are left out: they say how an output is shown, not what it is.
+    """
+    cells = [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
+    lines = [cell["source"].splitlines() for cell in cells]
+    code = "\n".join(python_source(cell) for cell in cells)
+    files = {
+        "modules": used_modules(code, root),
+        "data": used_data(code, root / "benchmarks"),
+    }
+    return {
+        "code": sha256([[x for x in c if not x.startswith("#|")] for c in lines]),
+        **{
+            part: sha256([[path.name, content(path)] for path in sorted(paths)])
+            for part, paths in files.items()
+        },
+        "outputs": sha256([[shown(o) for o in cell["outputs"]] for cell in cells]),
+    }
+
+
+def shown(output: dict) -> list:
+    """Return the texts and figures of an output, whether or not split into lines."""
+    data = {"text": output.get("text", ""), **output.get("data", {})}
+    return [[kind, "".join(data[kind])] for kind in sorted(data)]
+
+
+def stale(nb: dict, root: Path = ROOT) -> list[str]:
+    """Say in which ways a notebook and its outputs no longer belong together."""
     stamp = nb["metadata"].get("course")
     if not stamp:
         return ["it was never executed with `make notebooks`"]
-    reasons = []
-    if stamp["code_sha256"] != code_sha256(nb):
-        reasons.append("its code changed after it was executed")
-    if stamp["helpers_sha256"] != helpers_sha256(nb, folder):
-        reasons.append("helpers that it uses changed after it was executed")
-    return reasons
+    then, now = stamp.get("sha256", {}), hashes(nb, root)
+    return [text for part, text in CHANGED.items() if now[part] != then.get(part)]
 
 
 def name_of(cell: dict, number: int) -> str:
@@ -197,7 +276,7 @@ def output_faults(nb: dict) -> list[str]:
 
 
 def is_widget(output: dict) -> bool:
-    """Tell a live progress bar, which means nothing once it is stored."""
+    """Return whether an output is a live progress bar, which cannot be stored."""
     return any("widget" in kind for kind in output.get("data", {}))
 
 
@@ -244,7 +323,7 @@ def tidy(nb: dict) -> None:
 
 
 def folded_in_lab(cell: dict) -> dict[str, bool]:
-    """Tell what JupyterLab should hide: what the pages fold, and all of a solution."""
+    """Return what JupyterLab hides: what the pages fold, and all of a solution."""
     source = cell["source"]
     if cell["cell_type"] == "markdown":
         is_solution = SOLUTION_TEXT.match(source)
@@ -337,13 +416,17 @@ def device() -> str:
 def execute(path: Path, where: str) -> list[str]:
     """Execute and store one notebook; return what is wrong with it, if anything."""
     print(f"{path.stem:<28}", end=" ", flush=True)
-    nb = nbformat.read(path, as_version=4)
-    nb["cells"] = [
-        c for c in nb["cells"] if "stamp" not in c["metadata"].get("tags", ())
-    ]
+    if not os.access(path.parent, os.W_OK):
+        print("not run")
+        return [f"nothing can be stored in {path.parent}: make the folder writable"]
     try:
-        before = code_sha256(nb), helpers_sha256(nb)
+        nb = read(path)
+        nb["cells"] = unstamped(nb)
+        before = hashes(nb)
         seconds, peak = run(nb, path.parent)
+    except UnreadableError as error:
+        print("not run")
+        return [str(error)]
     except SyntaxError as error:
         print("not run")
         return [f"not plain Python: {error.msg}: {error.text}"]
@@ -352,24 +435,19 @@ def execute(path: Path, where: str) -> list[str]:
         return [re.sub(r"\x1b\[[\d;]*m", "", str(error))]
     print(f"{seconds:6.1f} s {peak:6d} MiB", end="  ", flush=True)
     tidy(nb)
-    if faults := output_faults(nb):
-        print("not stored")
-        return faults
-    facts = {
-        "executed": datetime.date.today().isoformat(),
-        "seconds": seconds,
-        "peak_mib": peak,
-        "device": where,
-        "versions": environment.versions(),
-        "code_sha256": before[0],
-        "helpers_sha256": before[1],
-    }
-    stamp(nb, facts)
-    nbformat.validate(nb)
-    unfinished = path.with_suffix(".ipynb.part")
-    nbformat.write(nb, unfinished)
-    os.replace(unfinished, path)
-    print("stored")
+    faults = output_faults(nb)
+    if not faults:
+        facts = {
+            "executed": datetime.date.today().isoformat(),
+            "seconds": seconds,
+            "peak_mib": peak,
+            "device": where,
+            "versions": environment.versions(),
+            "sha256": {**before, "outputs": hashes(nb)["outputs"]},
+        }
+        stamp(nb, facts)
+        faults = store(nb, path)
+    print("not stored" if faults else "stored")
     for value, limit, unit in ((seconds, SECONDS_LIMIT, "s"), (peak, MIB_LIMIT, "MiB")):
         if value > limit:
             print(
@@ -377,7 +455,29 @@ def execute(path: Path, where: str) -> list[str]:
                 "itself on two quiet cores: fine for a copy, but tests would refuse it",
                 file=sys.stderr,
             )
+    return faults
+
+
+def store(nb: nbformat.NotebookNode, path: Path) -> list[str]:
+    """Write a notebook in one step; return what kept it from being written."""
+    nbformat.validate(nb)
+    unfinished = path.with_suffix(".ipynb.part")
+    try:
+        nbformat.write(nb, unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        return [f"it could not be written: {error}"]
     return []
+
+
+def check(path: Path) -> list[str]:
+    """Say in which ways a stored notebook is stale or cannot be read."""
+    try:
+        return stale(read(path))
+    except UnreadableError as error:
+        return [str(error)]
+    except SyntaxError as error:
+        return [f"not plain Python: {error.msg}: {error.text}"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -386,8 +486,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="how names begin, e.g. 03; else all")
     parser.add_argument("--check", action="store_true", help="only say what is stale")
     options = parser.parse_args(arguments)
+    check_setup()
 
-    paths = course_order()
+    paths = stored_notebooks()
     for name in options.names:
         if not any(p.name.startswith(name) for p in paths):
             parser.error(f"no notebook begins with {name!r}: {[p.stem for p in paths]}")
@@ -395,7 +496,7 @@ def main(arguments: list[str] | None = None) -> int:
         paths = [p for p in paths if p.name.startswith(tuple(options.names))]
 
     if options.check:
-        faults = {p.stem: stale(nbformat.read(p, as_version=4)) for p in paths}
+        faults = {p.stem: check(p) for p in paths}
     else:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])

@@ -1,10 +1,10 @@
 """Find two slips that JAX does not report: a random key used twice, jit in a loop.
 
 A key is a name bound to ``random.key``, ``split`` or ``fold_in``, or a parameter called
-``key`` or ``..._key``. Any call that takes it uses it up, but for ``fold_in`` and calls
-that only look at it. Each function is a scope of its own; the cells of a notebook
-together are one. Where a key is reused deliberately, as to compare two fits on the same
-draws, a comment on that line says so with the words "on purpose".
+``key`` or ``..._key``. Any call that takes it uses it up, except ``fold_in`` and calls
+that only look at it. Each function is a scope of its own; all cells of a notebook are
+one scope. To reuse a key deliberately, for example to compare two fits on the same
+draws, say so in a comment on that line with the words "on purpose".
 """
 
 import ast
@@ -13,9 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
-
-from execute import name_of, python_source
+from execute import UnreadableError, name_of, python_source, read
 
 MAKERS = {"key", "PRNGKey", "split", "fold_in", "clone", "wrap_key_data"}
 LOOKERS = set(
@@ -51,7 +49,7 @@ def last_name(node: ast.expr) -> str:
 
 
 def is_jit(node: ast.expr) -> bool:
-    """Tell ``jit``, ``jax.jit``, ``jax.jit(...)`` and ``partial(jax.jit, ...)``."""
+    """Recognize ``jit``, ``jax.jit``, ``jax.jit(...)``, ``partial(jax.jit, ...)``."""
     if isinstance(node, ast.Call):
         inside = [node.func, *node.args[:1]]
         return any(is_jit(x) for x in inside if not isinstance(x, ast.Call))
@@ -76,14 +74,14 @@ class Scope:
         self.loops = 0
 
     def excused(self, node: ast.AST) -> bool:
-        """Tell whether the lines of a node say that it is meant."""
+        """Return whether a comment on the node says "on purpose"."""
         return any(
             "on purpose" in line
             for line in self.lines[node.lineno - 1 : node.end_lineno]
         )
 
     def fault(self, node: ast.AST, text: str) -> None:
-        """Note a fault, unless its line says that it is meant."""
+        """Note a fault, unless a comment excuses it."""
         if not self.excused(node) and (node.lineno, text) not in self.faults:
             self.faults.append((node.lineno, text))
 
@@ -100,7 +98,7 @@ class Scope:
         return None
 
     def makes_keys(self, node: ast.expr) -> bool:
-        """Tell an expression whose value is a key or an array of keys."""
+        """Return whether an expression is a key or an array of keys."""
         if isinstance(node, ast.Call):
             if last_name(node.func) in {"zip", "enumerate", "list", "tuple", "iter"}:
                 return any(self.makes_keys(x) for x in node.args)
@@ -111,7 +109,7 @@ class Scope:
 
     @staticmethod
     def from_random(function: ast.expr) -> bool:
-        """Tell ``random.split`` and its like, also imported under another name."""
+        """Recognize ``random.split`` and the like, also as ``jr.split``."""
         if isinstance(function, ast.Attribute):
             module = last_name(function.value)
             return function.attr in MAKERS and module in {"random", "jr", "jrandom"}
@@ -145,7 +143,7 @@ class Scope:
         return self.bind(target, self.makes_keys(values))
 
     def use(self, node: ast.expr, key: str) -> None:
-        """Use a key up, or complain that it is used up."""
+        """Mark a key as used; note a fault if it was used before."""
         first = self.used.get(key)
         if first is not None and not self.excused(node):
             where = "in a loop" if first == node.lineno else "again"
@@ -184,7 +182,7 @@ class Scope:
                         self.use(argument, key)
 
     def comprehension(self, node: ast.expr) -> None:
-        """Follow a comprehension as the loop that it is."""
+        """Follow a comprehension as a loop."""
         outer_keys = set(self.keys)
         for generator in node.generators:
             self.expression(generator.iter)
@@ -200,7 +198,7 @@ class Scope:
         self.keys = outer_keys
 
     def repeat(self, body: list, bound: set[str]) -> None:
-        """Follow the body of a loop twice, so that it meets its own uses."""
+        """Follow the body of a loop twice, so that the second round meets the first."""
         self.loops += 1
         for _ in range(2):
             for name in bound:
@@ -323,7 +321,10 @@ def main(arguments: list[str]) -> int:
         inside = sorted([*path.glob("*.py"), *path.glob("*.ipynb")])
         for file in inside if path.is_dir() else [path]:
             if file.suffix == ".ipynb":
-                found = check_notebook(nbformat.read(file, as_version=4))
+                try:
+                    found = check_notebook(read(file))
+                except UnreadableError as error:
+                    found = [str(error)]
                 faults += [f"{file}: {text}" for text in found]
             else:
                 found = check_source(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The rules that every stored notebook keeps; the tests apply them all.
+"""The rules that stored notebooks keep; the tests apply all of them.
 
 ``python tools/notebook_rules.py 03`` prints what is wrong with notebook 03. Each rule
 is a function that takes a notebook and yields one sentence per fault.
@@ -72,7 +72,7 @@ def load(path: Path) -> nbformat.NotebookNode:
     """Read a notebook as it is stored: a missing cell id is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", MissingIDFieldWarning)
-        return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+        return execute.read(path, nbformat.NO_CONVERT)
 
 
 def is_valid(nb: dict) -> Iterator[str]:
@@ -184,7 +184,7 @@ def markdown_is_plain(nb: dict) -> Iterator[str]:
 
 
 def folds_are_of_a_kind(nb: dict) -> Iterator[str]:
-    """A folded cell says what it is, and is it."""
+    """A folded cell says what it holds, and holds that."""
     for name, cell in code_cells(nb):
         given = options(cell)
         summary = given.get("code-summary")
@@ -212,7 +212,7 @@ def was_executed(nb: dict) -> Iterator[str]:
 
 
 def is_fresh(nb: dict) -> Iterator[str]:
-    """The stored outputs come from the code, helpers and packages as they are now."""
+    """The stored outputs come from the code, data and packages as they are now."""
     yield from execute.stale(nb)
     stamp = nb["metadata"].get("course")
     if not stamp:
@@ -267,15 +267,32 @@ RULES: list[Rule] = [
 ]
 
 
+# Only the notebooks of the course keep these; other pages need not.
+LESSON_RULES: list[Rule] = [opens_with_callout, has_exercises]
+
+
+def rules_for(path: Path) -> list[Rule]:
+    """Return the rules that a stored notebook keeps."""
+    is_lesson = path.parent.name == "notebooks"
+    return [rule for rule in RULES if is_lesson or rule not in LESSON_RULES]
+
+
+def faults_of(path: Path) -> Iterator[str]:
+    """Yield what is wrong with a stored notebook."""
+    try:
+        nb = load(path)
+    except execute.UnreadableError as error:
+        yield str(error)
+    else:
+        for rule in rules_for(path):
+            yield from (f"{path.stem}: {fault}" for fault in rule(nb))
+
+
 def main(names: list[str]) -> int:
-    """Print the faults of the notebooks whose names begin so, or of all."""
-    faults = [
-        f"{path.stem}: {fault}"
-        for path in execute.course_order()
-        if path.name.startswith(tuple(names) or "")
-        for rule in RULES
-        for fault in rule(load(path))
-    ]
+    """Print the faults of the notebooks whose names begin with these, or of all."""
+    paths = execute.stored_notebooks()
+    wanted = [path for path in paths if path.name.startswith(tuple(names) or "")]
+    faults = [fault for path in wanted for fault in faults_of(path)]
     print("\n".join(faults) or "The notebooks keep all rules.")
     return 1 if faults else 0
 

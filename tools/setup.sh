@@ -1,10 +1,18 @@
 #!/bin/sh
-# Makes .venv (where it is missing or broken) and installs requirements.lock and this
+# Makes .venv (if it is missing or broken) and installs requirements.lock and this
 # project into it. Called by make; PYTHON=/path/to/python chooses the interpreter.
 set -eu
 cd "$(dirname "$0")/.."
 
 new_enough='import sys; sys.exit(sys.version_info < (3, 12))'
+lock=.setup-lock
+half_made=""
+
+fail() {
+    echo >&2
+    printf '%s\n' "$@" >&2
+    exit 1
+}
 
 # A command may exist and still not run (the shims of pyenv): only running it tells.
 find_python() {
@@ -26,27 +34,52 @@ find_python() {
     return 1
 }
 
-if ! .venv/bin/python -c "$new_enough; import pip" >/dev/null 2>&1; then
+# Waits while another setup is at work in this folder. A setup that was killed leaves
+# the number of a process that runs no more: its lock counts for nothing.
+take_lock() {
+    said=""
+    until mkdir "$lock" 2>/dev/null; do
+        [ -d "$lock" ] || fail "Nothing can be written in $(pwd): make the folder writable."
+        other=$(cat "$lock/process" 2>/dev/null || true)
+        if [ -n "$other" ] && ! kill -0 "$other" 2>/dev/null; then
+            rm -rf "$lock"
+            continue
+        fi
+        [ -n "$said" ] || echo "Another setup is at work here (process $other): waiting for it."
+        said=yes
+        sleep 1
+    done
+    trap 'rm -rf "$lock"; [ -z "$half_made" ] || rm -rf .venv' EXIT
+    trap 'exit 130' INT TERM HUP
+    echo "$$" >"$lock/process"
+}
+
+# Ctrl-C may have left a Python without pip.
+works() {
+    .venv/bin/python -c "$new_enough" && .venv/bin/python -m pip --version
+} >/dev/null 2>&1
+
+take_lock
+if ! works; then
     python=$(find_python)
     echo "Making .venv with $("$python" --version) ($python)"
-    if ! "$python" -m venv --clear .venv; then
-        rm -rf .venv
-        echo >&2
-        echo "$python cannot make virtual environments." >&2
-        echo "On Debian and Ubuntu: sudo apt install python3-venv, then run the same command again." >&2
-        exit 1
-    fi
+    half_made=yes
+    "$python" -m venv --clear .venv || fail "$python cannot make virtual environments." \
+        "On Debian and Ubuntu: sudo apt install python3-venv, then run the same command again."
+    half_made=""
 fi
 
 # uv installs the same packages as pip, in seconds; where it cannot, pip does.
 py=.venv/bin/python
+pip="$py -m pip install --disable-pip-version-check"
 echo "Installing requirements.lock into .venv"
-if $py -m pip install --quiet --disable-pip-version-check "$(grep '^uv==' requirements.lock)" &&
-    $py -m uv pip install --quiet --python .venv --no-deps -r requirements.lock -e .; then
-    :
-else
+if ! { $pip --quiet "$(grep '^uv==' requirements.lock)" &&
+    $py -m uv pip install --quiet --python .venv --no-deps -r requirements.lock -e .; }; then
     echo "uv could not install it; pip does it now, which takes a few minutes"
-    $py -m pip install --disable-pip-version-check --no-deps -r requirements.lock
-    $py -m pip install --disable-pip-version-check --no-deps -e .
+    $pip --no-deps -r requirements.lock && $pip --no-deps -e . ||
+        fail "The packages could not be installed; the lines above say why." \
+            "Lines about connections, or 'No matching distribution found', mean that there is" \
+            "no network here: the first setup downloads packages. Connect (or set PIP_INDEX_URL" \
+            "or a proxy, if yours has them), then run the same command again."
 fi
 touch .venv/.installed

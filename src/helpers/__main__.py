@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def check() -> bool:
     """Print the state of the set-up, one line per item; return whether all is well."""
     print(f"{platform.platform()}, {environment.cores()} cores, {platform.machine()}")
-    if not _check_project():
+    if not _check_project() or not _check_folder():
         return False
     results = [_check_python()]
     results += [_check_package(name, floor) for name, floor in _requirements()]
@@ -98,6 +98,17 @@ def _check_project() -> bool:
     except metadata.PackageNotFoundError:
         text = f"{PROJECT}, the package of this course, is not installed"
         return _report(False, text, f"{_python()} -m pip install --no-deps -e .")
+
+
+def _check_folder() -> bool:
+    """Compare this package with the one of the project in the working folder."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        found = folder / "src" / "helpers"
+        if found.is_dir() and not found.samefile(Path(__file__).parent):
+            text = f"helpers come from another folder: {Path(__file__).parent}"
+            return _report(False, text, f"make setup (in {folder})")
+    return True
 
 
 def _check_python() -> bool:

@@ -1,7 +1,7 @@
--- Quarto: puts a row of links under the title of a notebook's page. It holds
+-- Quarto: puts a row of links under the title of a notebook's page. The row holds
 -- "Download this notebook" and, where _quarto.yml names a repository on GitHub,
--- "Open in Colab". And names decks in the browser's tab as no page is named.
--- The Pandoc engine does the same (pandoc_engine/site.py).
+-- "Open in Colab". A deck gets a title of its own in the browser's tab, so that it
+-- differs from the page of the same notebook.
 
 local function website(root)
   local file = assert(io.open(root .. "/_quarto.yml"))

@@ -1,0 +1,1 @@
+"""Scripts that measure what the course says about speed, memory and accuracy."""

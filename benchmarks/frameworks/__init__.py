@@ -1,0 +1,1 @@
+"""The same fits in NumPyro, Pyro and PyMC."""

@@ -1,0 +1,1 @@
+"""Measurements of the code of this course, one script each."""

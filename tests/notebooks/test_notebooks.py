@@ -1,0 +1,212 @@
+"""Every stored notebook keeps the rules, and each rule notices when one does not.
+
+That the notebooks run is tested too, by nbmake, which `make test` lets collect them.
+"""
+
+import datetime
+
+import nbformat
+import pytest
+from nbformat.v4 import (
+    new_code_cell,
+    new_markdown_cell,
+    new_notebook,
+    new_output,
+    new_raw_cell,
+)
+
+import execute
+import notebook_rules as rules
+from helpers import environment
+
+NOTEBOOKS = execute.course_order()
+
+
+def test_there_are_notebooks_numbered_in_course_order():
+    numbers = [int(path.name[:2]) for path in NOTEBOOKS]
+    assert numbers == list(range(1, len(NOTEBOOKS) + 1))
+    assert numbers
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", execute.stored_notebooks(), ids=lambda path: path.stem)
+def test_stored_notebook(path, rule):
+    if rule not in rules.rules_for(path):
+        pytest.skip("a rule for the notebooks of the course alone")
+    assert list(rule(rules.load(path))) == []
+
+
+# The rules themselves, on a notebook that keeps them all and then breaks one.
+
+OPENING = """::: {.callout-note title="Before you start"}
+**You will** see. **You need** eyes. **Time** 1 minute.
+:::"""
+PNG = new_output("display_data", data={"image/png": "aaaa"})
+
+
+def code(source, *outputs, **metadata):
+    return new_code_cell(source, outputs=list(outputs), metadata=metadata)
+
+
+@pytest.fixture
+def nb():
+    cells = [
+        new_raw_cell('---\ntitle: "T"\ndescription: "D"\ncategories: [c]\n---'),
+        new_markdown_cell(OPENING),
+        code(
+            "from jax import random\n\nkey = random.key(0)\nprint(key)",
+            new_output("stream", text="key\n"),
+        ),
+        new_markdown_cell("## Section {#sec-a}\n\n`<div>`, $a <b$ and 1 < 2."),
+        code(
+            '#| label: fig-a\n#| fig-cap: "C"\n#| fig-alt: >-\n#|   long\n#|   alt\n'
+            '#| code-fold: true\n#| code-summary: "Figure code"\ndraw(key)',
+            PNG,
+        ),
+        code(
+            '#| code-fold: true\n#| code-summary: "Check the claim"\nassert 1 == 1',
+        ),
+    ]
+    for number in (1, 2, 3):
+        cells += [
+            new_markdown_cell(f"### Exercise {number}: count (easy, 5 minutes)"),
+            code("answer = None"),
+            code(
+                '#| code-fold: true\n#| code-summary: "Check your answer"\nanswer',
+            ),
+            code(
+                '#| code-fold: true\n#| code-summary: "Solution code"\n'
+                "#| output: false\nanswer = 1",
+                jupyter={"source_hidden": True},
+            ),
+        ]
+    nb = new_notebook(cells=cells)
+    nb["nbformat_minor"] = 5
+    counted = [cell for cell in cells if cell["cell_type"] == "code"]
+    for count, cell in enumerate(counted, 1):
+        cell["execution_count"] = count
+    stamp(nb)
+    return nb
+
+
+def stamp(nb, **facts):
+    facts = {
+        "executed": datetime.date.today().isoformat(),
+        "seconds": 10.0,
+        "peak_mib": 500,
+        "device": "CPU",
+        "versions": environment.versions(),
+        "sha256": execute.hashes(nb),
+    } | facts
+    execute.stamp(nb, facts)
+
+
+def test_a_good_notebook_breaks_no_rule(nb):
+    assert [fault for rule in rules.RULES for fault in rule(nb)] == []
+
+
+def edit(number, old, new):
+    """Return a change that replaces text in one cell."""
+
+    def change(nb):
+        assert old in nb["cells"][number]["source"]
+        nb["cells"][number]["source"] = nb["cells"][number]["source"].replace(old, new)
+
+    return change
+
+
+def drop(number):
+    return lambda nb: nb["cells"].pop(number)
+
+
+def put(number, key, value):
+    return lambda nb: nb["cells"][number].update({key: value})
+
+
+BREAKS = [
+    (rules.is_valid, lambda nb: nb.update(nbformat_minor=4)),
+    (rules.is_valid, put(3, "id", "stamp")),
+    (rules.is_valid, put(3, "surprise", 1)),
+    (rules.begins_with_front_matter, edit(0, "description", "about")),
+    (rules.begins_with_front_matter, edit(0, "[c]", "c")),
+    (rules.begins_with_front_matter, drop(0)),
+    (rules.opens_with_callout, edit(1, "**Time**", "Time")),
+    (rules.opens_with_callout, edit(1, ".callout-note", ".note")),
+    (rules.has_exercises, edit(6, "easy", "simple")),
+    (rules.has_exercises, edit(6, "5 minutes", "soon")),
+    (rules.has_exercises, drop(6)),
+    (rules.has_exercises, drop(8)),
+    (rules.has_exercises, drop(9)),
+    (rules.figures_are_described, edit(4, "#| fig-cap", "#| tbl-cap")),
+    (rules.figures_are_described, edit(4, "fig-alt", "fig-other")),
+    (rules.figures_are_described, edit(4, "#| label: fig-a\n", "")),
+    (rules.figures_are_described, edit(4, "fig-a\n", "a\n")),
+    (rules.figures_are_described, put(9, "outputs", [PNG])),
+    (rules.cells_are_short, edit(2, "print", "\n" * 40 + "print")),
+    (rules.cells_are_short, edit(2, "print", "# " + "x" * 90 + "\nprint")),
+    (rules.nothing_legacy, edit(2, "random.key(", "random.PRNGKey(")),
+    (rules.nothing_legacy, edit(2, "print", "np.random.seed(1)\nprint")),
+    (rules.nothing_legacy, edit(2, "print", "date.today()\nprint")),
+    (rules.nothing_legacy, edit(2, "print", "open('/home/me')\nprint")),
+    (rules.markdown_is_plain, edit(3, "1 < 2", "<br>")),
+    (rules.markdown_is_plain, edit(3, "## Section", "# Section")),
+    (rules.folds_are_of_a_kind, edit(4, "Figure code", "Code")),
+    (rules.folds_are_of_a_kind, edit(4, "#| code-fold: true\n", "")),
+    (rules.folds_are_of_a_kind, edit(5, "assert", "print")),
+    (rules.folds_are_of_a_kind, edit(9, "#| output: false\n", "")),
+    (rules.folds_are_of_a_kind, put(9, "metadata", {})),
+    (rules.was_executed, put(5, "execution_count", None)),
+    (rules.was_executed, put(5, "execution_count", 9)),
+    (rules.was_executed, put(5, "outputs", [new_output("stream", name="stderr")])),
+    (rules.is_fresh, edit(5, "1 == 1", "2 == 2")),
+    (rules.is_fresh, edit(2, "import random", "import random\nimport helpers")),
+    (rules.is_fresh, lambda nb: nb["cells"][2]["outputs"][0].update(text="other\n")),
+    (rules.is_fresh, drop(-1)),
+    (rules.is_fresh, edit(-1, "made on", "made before")),
+    (rules.is_fresh, lambda nb: nb["metadata"].pop("course")),
+    (rules.is_fresh, lambda nb: stamp(nb, versions={"jax": "0.1"})),
+    (rules.is_within_budget, lambda nb: stamp(nb, seconds=91.0)),
+    (rules.is_within_budget, lambda nb: stamp(nb, peak_mib=2049)),
+    (rules.keys_are_used_once, edit(4, "draw(key)", "draw(key)\nf(key)")),
+    (rules.is_small, edit(3, "Section", "x" * rules.MAX_BYTES)),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"), BREAKS, ids=[rule.__name__ for rule, _ in BREAKS]
+)
+def test_each_rule_finds_what_breaks_it(nb, rule, change):
+    change(nb)
+    assert list(rule(nb)) != []
+
+
+def test_each_rule_is_tested():
+    assert {rule for rule, _ in BREAKS} == set(rules.RULES)
+
+
+def test_a_missing_cell_id_is_not_repaired(nb, tmp_path):
+    for cell in nb["cells"]:
+        del cell["id"]
+    path = tmp_path / "a.ipynb"
+    path.write_text(nbformat.v4.writes(nb))
+    with pytest.raises(nbformat.warnings.MissingIDFieldWarning):
+        rules.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"cells": [', "it is cut short"),
+        (b"<<<<<<< HEAD\n{}\n", "the marks of a merge conflict"),
+        (b"[]", "it is cut short"),
+        (b'{"cells": "\xff"}', "it is not UTF-8"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, reason):
+    path = tmp_path / "a.ipynb"
+    path.write_bytes(text)
+    with pytest.raises(execute.UnreadableError, match=rf"^a\.ipynb .*{reason}"):
+        rules.load(path)
+    assert reason in next(rules.faults_of(path))
+    assert reason in execute.check(path)[0]
+    assert reason in execute.execute(path, "CPU")[0]

@@ -1,0 +1,314 @@
+"""A real browser shows every page and slide, light, dark and as wide as a phone."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Without these the browser asks for hosts of its own at every start.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LOOKS = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
+
+# Without preload: axe would look for imported style sheets at wrong addresses.
+AXE_OPTIONS = {"resultTypes": ["violations"], "preload": False}
+# Contrast takes four fifths of axe's time. The dark theme changes nothing but colors; a
+# phone has the colors of the light theme, except in its header.
+CONTRAST = {"runOnly": ["color-contrast"]}
+AXE_RULES = {
+    "light": {},
+    "dark": CONTRAST,
+    "phone": {"rules": {"color-contrast": {"enabled": False}}},
+}
+
+# Shows what is folded, so that it is tested too.
+UNFOLD = """() => {
+  for (const part of document.querySelectorAll('details')) part.open = true;
+  for (const part of document.querySelectorAll('.callout-collapse'))
+    part.classList.add('show');
+}"""
+
+# Leaves one colored word of code for each look, since axe takes long for each of
+# thousands: the others become text of the line that they are in.
+THIN_OUT_CODE = """() => {
+  const seen = new Set(), repeated = [];
+  const background = (part) => {
+    const color = getComputedStyle(part).backgroundColor;
+    return color !== 'rgba(0, 0, 0, 0)' || !part.parentElement
+      ? color : background(part.parentElement);
+  };
+  for (const part of document.querySelectorAll('pre span')) {
+    const style = getComputedStyle(part);
+    const look = [style.color, style.fontWeight, background(part)].join();
+    if (seen.has(look)) repeated.push(part);
+    seen.add(look);
+  }
+  for (const part of repeated) part.replaceWith(...part.childNodes);
+}"""
+
+# Finds what makes a page scroll sideways, or what is cut off at its right edge.
+OVERFLOW = """() => {
+  const width = document.documentElement.clientWidth, faults = [];
+  const wide = Math.max(
+    document.documentElement.scrollWidth, document.body.scrollWidth);
+  if (wide > width + 1) faults.push(`it is ${wide} px wide on a screen of ${width}`);
+  const scrolls = (part) => {
+    for (let p = part; p && p !== document.body; p = p.parentElement)
+      if (getComputedStyle(p).overflowX !== 'visible') return true;
+    return false;
+  };
+  for (const part of document.querySelectorAll('main *, .reveal .slides *')) {
+    const box = part.getBoundingClientRect();
+    if (box.width && box.height && box.right > width + 1 && !scrolls(part))
+      faults.push(`cut off at ${Math.round(box.right)} px: ` +
+        part.outerHTML.slice(0, 90));
+  }
+  return faults.slice(0, 5);
+}"""
+
+# Finds what leaves the frame of the slide that is shown, or must be scrolled in it.
+# On a phone reveal.js shows all slides below each other, each in a frame of its own.
+LEAVES_FRAME = """() => {
+  const all = Reveal.isScrollView(), faults = [];
+  const slides = all ? Reveal.getSlides() : [Reveal.getCurrentSlide()];
+  const box = (slide) => (all ? slide : slide.closest('.slides'));
+  for (const slide of slides) for (const part of slide.querySelectorAll('*')) {
+    const frame = box(slide).getBoundingClientRect();
+    if (part.closest('aside.notes') || part.parentElement.closest('math, svg'))
+      continue;
+    const at = part.getBoundingClientRect(), style = getComputedStyle(part);
+    if (at.width < 2 || at.height < 2) continue;
+    const out = Math.max(at.right - frame.right, at.bottom - frame.bottom,
+      frame.left - at.left, frame.top - at.top);
+    const hidden = Math.max(part.scrollHeight - part.clientHeight,
+      part.scrollWidth - part.clientWidth);
+    if (out > 2)
+      faults.push(`${Math.round(out)} px out: ${part.outerHTML.slice(0, 90)}`);
+    else if (hidden > 2 && style.overflow !== 'visible' && style.display !== 'inline')
+      faults.push(`${hidden} px to scroll: ${part.outerHTML.slice(0, 90)}`);
+  }
+  return faults.slice(0, 3);
+}"""
+
+MARK_SLIDE = """() => {
+  document.querySelector('[data-shown]')?.removeAttribute('data-shown');
+  Reveal.getCurrentSlide().dataset.shown = '';
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The browser of the system; where there is none, CI fails and others skip."""
+    candidates = filter(None, (os.environ.get("CHROMIUM"), *NAMES))
+    found = next(filter(None, map(shutil.which, candidates)), None)
+    if not found:
+        text = f"no browser here (tried {', '.join(NAMES)} and $CHROMIUM)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text)
+        pytest.skip(text)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """A function that serves a folder to this machine alone; returns its address."""
+    servers = []
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    def start(folder):
+        handler = functools.partial(Quiet, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class Visit:
+    """A tab of the browser that notes what goes wrong in it."""
+
+    def __init__(self, browser, address, look):
+        self.address, self.look = address, look
+        self.context = browser.new_context(**LOOKS[look], reduced_motion="reduce")
+        self.page = self.context.new_page()
+        self.where, self.faults = "", []
+        self.page.on("console", self.on_console)
+        self.page.on("pageerror", lambda error: self.note(f"script error: {error}"))
+        self.page.on("request", self.on_request)
+        self.page.on("requestfailed", lambda r: self.note(f"failed request: {r.url}"))
+        self.page.on("response", self.on_response)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+    def note(self, text):
+        self.faults.append(f"{self.where}: {text}")
+
+    def on_console(self, message):
+        if message.type in {"error", "warning"}:
+            url = message.location.get("url", "")
+            self.note(f"console {message.type}: {message.text} ({url})")
+
+    def on_request(self, request):
+        if not request.url.startswith((self.address, "data:", "blob:")):
+            self.note(f"a request to another host: {request.url}")
+
+    def on_response(self, response):
+        if response.status >= 400:
+            self.note(f"{response.status}: {response.url}")
+
+    def open(self, name):
+        self.where = name
+        self.page.goto(self.address + name, wait_until="load")
+        self.page.evaluate("document.fonts.ready")
+        self.page.evaluate(Axe().axe_script)
+
+    def check_script(self, script):
+        for fault in self.page.evaluate(script):
+            self.note(fault)
+
+    def check_access(self, context=None, rules=None):
+        options = AXE_OPTIONS | (rules or AXE_RULES[self.look])
+        run = "([context, options]) => axe.run(context || document, options)"
+        found = self.page.evaluate(run, [context, options])
+        for violation in found["violations"]:
+            if violation["impact"] in {"serious", "critical"}:
+                nodes = violation["nodes"]
+                summary = " ".join(nodes[0]["failureSummary"].split())
+                self.note(
+                    f"axe: {violation['id']} at {len(nodes)} places, "
+                    f"first {nodes[0]['target']}: {summary[:300]}"
+                )
+
+    def check_theme(self):
+        dark = self.page.evaluate("document.body.classList.contains('quarto-dark')")
+        if dark != (self.look == "dark"):
+            self.note("the page does not follow the reader's color scheme")
+
+
+def check_page(visit, name):
+    """Look at one page."""
+    visit.open(name)
+    visit.check_theme()
+    visit.page.evaluate(UNFOLD)
+    visit.check_script(OVERFLOW)
+    visit.page.evaluate(THIN_OUT_CODE)
+    visit.check_access()
+    if visit.look == "phone":
+        visit.check_access("#quarto-header", CONTRAST)
+
+
+def check_deck(visit, name):
+    """Look at every slide of a deck and every step of it, from first to last."""
+    visit.open(name)
+    visit.page.wait_for_function("window.Reveal && Reveal.isReady()")
+    if visit.page.evaluate("Reveal.isScrollView()"):
+        visit.check_script(LEAVES_FRAME)
+        visit.check_script(OVERFLOW)
+        visit.check_access()
+        return
+    seen = set()
+    while True:
+        h, v = visit.page.evaluate("Object.values(Reveal.getIndices()).slice(0, 2)")
+        visit.where = f"{name} slide {h}.{v}"
+        visit.check_script(LEAVES_FRAME)
+        if (h, v) not in seen:
+            seen.add((h, v))
+            visit.page.evaluate(MARK_SLIDE)
+            visit.check_access("[data-shown]")
+        before = visit.page.evaluate("JSON.stringify(Reveal.getState())")
+        visit.page.evaluate("Reveal.next()")
+        if visit.page.evaluate("JSON.stringify(Reveal.getState())") == before:
+            break
+    total = visit.page.evaluate("Reveal.getTotalSlides()")
+    if len(seen) != total:
+        visit.note(f"{len(seen)} of {total} slides could be reached")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_pages(site, serve, browser, look):
+    with Visit(browser, serve(site.folder), look) as visit:
+        for name in site.articles:
+            check_page(visit, name)
+    assert visit.faults == []
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_decks(site, serve, browser, look):
+    with Visit(browser, serve(site.folder), look) as visit:
+        for name in site.decks:
+            check_deck(visit, name)
+    assert visit.faults == []
+
+
+BROKEN_PAGE = """<html lang="en"><title>Broken</title><body><main>
+<img src="http://127.0.0.1:1/elsewhere.png" alt="elsewhere">
+<img src="missing.png" alt="missing">
+<p style="color: #eee; background: white">pale words</p>
+<pre style="background: #fff"><span>a</span> <span>b</span>
+<span style="color: #ddd">pale code</span> <span style="color: #ddd">again</span></pre>
+<div style="width: 3000px">wide</div>
+</main><script>throw new Error("oh");</script></body></html>"""
+BROKEN_DECK = """<html lang="en"><title>Broken</title><body>
+<div class="reveal"><div class="slides" style="width: 900px; height: 500px"><section>
+<pre style="height: 30px; overflow: auto"><code>1\n2\n3\n4\n5</code></pre>
+<div style="height: 600px">tall</div>
+</section></div></div><script>window.Reveal = {
+  isReady: () => true, isScrollView: () => false, getTotalSlides: () => 2,
+  getCurrentSlide: () => document.querySelector("section"), next: () => 0,
+  getIndices: () => ({h: 0, v: 0}), getState: () => 0};</script></body></html>"""
+
+
+def test_the_browser_notices_what_is_broken(serve, browser, tmp_path):
+    (tmp_path / "page.html").write_text(BROKEN_PAGE)
+    (tmp_path / "deck.html").write_text(BROKEN_DECK)
+    with Visit(browser, serve(tmp_path), "dark") as visit:
+        check_page(visit, "page.html")
+        check_deck(visit, "deck.html")
+    faults = "\n".join(visit.faults)
+    for expected in (
+        "page.html: script error: oh",
+        "page.html: a request to another host: http://127.0.0.1:1/elsewhere.png",
+        "page.html: failed request: ",
+        "page.html: 404: ",
+        "page.html: console error: ",
+        "page.html: it is 3008 px wide on a screen of 1280",
+        "page.html: cut off at 3008 px: ",
+        "page.html: axe: color-contrast at 2 places",
+        "page.html: the page does not follow the reader's color scheme",
+        "deck.html slide 0.0: ",
+        " px out: <div ",
+        " px to scroll: <pre ",
+        "1 of 2 slides could be reached",
+    ):
+        assert expected in faults
