@@ -19,7 +19,7 @@ from numpyro.infer.autoguide import (
     AutoNormal,
 )
 
-import bnn_model
+from benchmarks.shared import bnn_model
 from helpers import training
 from helpers.training import NonFiniteLossError
 
