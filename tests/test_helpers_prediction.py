@@ -17,6 +17,7 @@ from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
+from benchmarks.shared import bnn_model
 from helpers import prediction
 from helpers.training import fit, predict, predictions
 

@@ -20,6 +20,7 @@ from numpyro.infer.autoguide import (
     AutoNormal,
 )
 
+from benchmarks.shared import bnn_model
 from helpers import training
 from helpers.training import NonFiniteLossError
 

@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     draws, few, keys = (1, DRAWS, 64), options.short_steps, 10
     if options.quick:
         steps, python_steps, repeats, draws = 200, 20, 1, (DRAWS,)
-        few, keys = 100, 2
+        few, keys = 100, 1
 
     train, validation, test = make_data()
     svi = SVI(model, AutoNormal(model), optax.adam(0.01), Trace_ELBO())

@@ -7,7 +7,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import nbformat
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.measure import accelerators
@@ -226,6 +228,28 @@ def test_loaders_read_every_row_once_an_epoch_and_start_anywhere(tmp_path, first
     if not first:
         seen = np.sort(np.concatenate(seen)[:rows])
         np.testing.assert_array_equal(seen, np.sort(table[:, 3]))
+
+
+def test_the_loaders_of_the_notebook_read_the_same_rows(tmp_path):
+    rows, size = 8_192, 1_024
+    paths, path = write_maps(tmp_path, rows), write_parquet(tmp_path, rows)
+    names = {"np": np, "pq": pq}
+    notebook = record.ROOT / "notebooks" / "06_scaling.ipynb"
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.source.startswith(("def from_map(", "def from_parquet(")):
+            exec(cell.source, names)
+    streams = {
+        "map of the script": map_loader(paths, size)(0),
+        "Parquet of the script": parquet_loader(path, size)(0),
+        "map of the notebook": names["from_map"](*paths, size),
+        "Parquet of the notebook": names["from_parquet"](path, size),
+    }
+    table = np.c_[np.load(paths[0]), np.load(paths[1])]
+    expected = table[np.argsort(table[:, 3])]
+    for name, stream in streams.items():
+        epoch = np.concatenate([np.c_[next(stream)] for _ in range(rows // size)])
+        found = epoch[np.argsort(epoch[:, 3])]
+        np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
 def test_slopes_and_crossings():
