@@ -94,7 +94,7 @@ def test_the_notebook_has_the_same_data_and_model():
         (source,) = (source for source in sources if text in source)
         return source
 
-    imports = cell_with("import numpyro\n").split("\nplotting.use_style()")[0]
+    imports = cell_with("import numpyro\n").split("\nfigures.use_style()")[0]
     names = {"key": jax.random.key(0)}
     for source in (
         imports,
