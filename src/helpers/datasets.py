@@ -8,6 +8,7 @@ import numpy as np
 
 from helpers import _validate
 
+#: Points `x`, shape (n, ...), and their classes `y`, shape (n,).
 Rows = tuple[jax.Array, jax.Array]
 
 
@@ -90,7 +91,7 @@ def two_moons(rng_key: jax.Array, num_samples: int, noise: float = 0.25) -> Rows
 
 
 @partial(jax.jit, static_argnames="num_samples")
-def _two_moons(rng_key, noise, num_samples):
+def _two_moons(rng_key: jax.Array, noise: float, num_samples: int) -> Rows:
     """Draw the points, compiled: one by one, the dozens of operations are slow."""
     noise_key, order_key = jax.random.split(rng_key)
     upper = jnp.linspace(0, jnp.pi, num_samples // 2)
