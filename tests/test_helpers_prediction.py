@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import bnn_model
 import jax
 import jax.numpy as jnp
 import numpy as np

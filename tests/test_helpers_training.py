@@ -3,7 +3,6 @@
 import io
 from functools import partial
 
-import bnn_model
 import jax
 import jax.numpy as jnp
 import numpy as np

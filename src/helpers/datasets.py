@@ -1,4 +1,4 @@
-"""Data sets of the course, simulated: the truth behind each of them is known."""
+"""Simulated data sets of the course: the truth behind each of them is known."""
 
 from functools import partial
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from fitting import arguments
 
+#: Points `x`, shape (n, ...), and their classes `y`, shape (n,).
 Rows = tuple[jax.Array, jax.Array]
 
 
@@ -16,8 +17,8 @@ def log_gamma_sample(
 ) -> jax.Array:
     r"""Draw the *logarithms* of independent gamma variates.
 
-    For a small concentration the variates themselves underflow to 0, which no gamma
-    likelihood can digest; their logarithms do not.
+    For a small concentration the variates themselves underflow to 0, where the log
+    density of a gamma distribution is infinite; their logarithms do not underflow.
 
     Parameters
     ----------
@@ -38,12 +39,12 @@ def log_gamma_sample(
     Raises
     ------
     TypeError, ValueError
-        For a key, a count or a parameter that is not what it should be.
+        If an argument has the wrong type or lies outside its range.
 
     Notes
     -----
-    `jax.random.loggamma` uses the rejection sampler of Marsaglia and Tsang (2000),
-    with its boost for concentrations below 1 done on the log scale.
+    `jax.random.loggamma` uses the rejection sampler of Marsaglia and Tsang (2000). It
+    applies their correction for concentrations below 1 on the log scale.
     """
     arguments.key("rng_key", rng_key)
     concentration = arguments.positive("concentration", concentration)
@@ -56,9 +57,9 @@ def log_gamma_sample(
 def two_moons(rng_key: jax.Array, num_samples: int, noise: float = 0.25) -> Rows:
     r"""Draw two interleaving half circles, which no straight line separates.
 
-    Class 0 lies on the upper half of the unit circle around the origin, class 1 on the
-    lower half of the unit circle around $(1, 1/2)$, evenly spaced; then each point is
-    moved by independent Gaussian noise.
+    The points of class 0 are evenly spaced on the upper half of the unit circle around
+    the origin, those of class 1 on the lower half of the unit circle around
+    $(1, 1/2)$. Independent Gaussian noise then moves each point.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def two_moons(rng_key: jax.Array, num_samples: int, noise: float = 0.25) -> Rows
     Raises
     ------
     TypeError, ValueError
-        For a key, a count or a noise that is not what it should be.
+        If an argument has the wrong type or lies outside its range.
     """
     arguments.key("rng_key", rng_key)
     num_samples = arguments.positive_int("num_samples", num_samples)
@@ -90,8 +91,8 @@ def two_moons(rng_key: jax.Array, num_samples: int, noise: float = 0.25) -> Rows
 
 
 @partial(jax.jit, static_argnames="num_samples")
-def _two_moons(rng_key, noise, num_samples):
-    """Draw the points; compiled as a whole, since dozens of small steps take longer."""
+def _two_moons(rng_key: jax.Array, noise: float, num_samples: int) -> Rows:
+    """Draw the points, compiled: one by one, the dozens of operations are slow."""
     noise_key, order_key = jax.random.split(rng_key)
     upper = jnp.linspace(0, jnp.pi, num_samples // 2)
     lower = jnp.linspace(0, jnp.pi, num_samples - num_samples // 2)
@@ -110,7 +111,7 @@ def _two_moons(rng_key, noise, num_samples):
 def stratified_split(
     rng_key: jax.Array, x: jax.Array, y: jax.Array, sizes: tuple[int, ...]
 ) -> tuple[Rows, ...]:
-    """Split rows at random into parts that hold the classes in equal shares.
+    """Split rows at random into parts that have the classes in equal shares.
 
     Parameters
     ----------
@@ -126,15 +127,15 @@ def stratified_split(
     Returns
     -------
     tuple of (x, y)
-        One pair per part. Each part has exactly its size, keeps the order of the rows,
-        and its class counts differ from proportional ones by less than the number of
-        parts.
+        One pair per part. Each part has exactly its size and keeps the order of the
+        rows. Its class counts differ from proportional ones by less than the number
+        of parts.
 
     Raises
     ------
     TypeError, ValueError
-        If x and y differ in length, classes are no whole numbers, or the sizes do not
-        add up to n.
+        If `x` and `y` differ in length, classes are no whole numbers, or the sizes do
+        not add up to n.
     """
     arguments.key("rng_key", rng_key)
     points = arguments.finite_array("x", x)
@@ -151,15 +152,15 @@ def stratified_split(
             f"sizes: expected a sum of {labels.size}, the number of rows, "
             f"got {' + '.join(map(str, sizes))} = {sum(sizes)}"
         )
-    # Rows sorted by class, in random order within each; the parts take turns in a
-    # pattern that spreads each of them evenly over all rows, hence over each class.
+    # Sort the rows by class, at random within a class, and deal them out. Each part
+    # takes its turns at even distances, so it gets its share of every class.
     shuffled = np.asarray(jax.random.permutation(rng_key, labels.size))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     turns = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
+    whose_turn = np.repeat(np.arange(len(sizes)), sizes)
     part = np.empty(labels.size, int)
-    part[by_class] = np.repeat(np.arange(len(sizes)), sizes)[
-        np.argsort(turns, kind="stable")
-    ]
-    parts = [np.flatnonzero(part == i) for i in range(len(sizes))]
-    x, y = np.asarray(x), np.asarray(y)
-    return tuple((jnp.asarray(x[rows]), jnp.asarray(y[rows])) for rows in parts)
+    part[by_class] = whose_turn[np.argsort(turns, kind="stable")]
+    return tuple(
+        (jnp.asarray(points[part == i]), jnp.asarray(labels[part == i]))
+        for i in range(len(sizes))
+    )

@@ -1,6 +1,6 @@
 """Versions and device that a notebook runs on.
 
-JAX is imported only where it is needed, so that this also works where it is missing.
+Only `device` imports JAX, so the rest works where JAX is missing.
 """
 
 import os
@@ -11,7 +11,7 @@ SHOWN = ("jax", "numpyro", "flax", "optax", "arviz")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a notebook depends on most, Python's first."""
+    """Return the version of Python and of each package in `SHOWN`."""
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in SHOWN},
@@ -30,7 +30,7 @@ def device() -> str:
 
 
 def print_versions() -> None:
-    """Print the versions and the device in two lines, for a notebook's first cell."""
+    """Print the versions in one line and the device in a second."""
     print(" · ".join(f"{name} {version}" for name, version in versions().items()))
     print(f"device: {device()}")
 

@@ -1,7 +1,9 @@
 """Scores of predicted probabilities of two classes: how good, and how sure.
 
-Everywhere `y` holds classes 0 and 1, shape (n,), and `p` probabilities of class 1,
-shape (..., n): draws, chains or members may come first, and each gets its own score.
+In all functions `y` has the classes 0 and 1, shape (n,), and `p` the probabilities of
+class 1, shape (..., n). Draws, chains or members of an ensemble come first in `p`, and
+each gets a score of its own. Each function raises a TypeError or a ValueError if `y`
+or `p` is anything else.
 """
 
 import numpy as np
@@ -12,6 +14,7 @@ from fitting import arguments
 
 
 def _checked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return classes as booleans and probabilities as floats, if their shapes fit."""
     y = arguments.finite_array("y", y, ndim=1)
     if not np.isin(y, (0, 1)).all():
         raise ValueError(f"y: expected classes 0 and 1, got {np.unique(y)[:5]}")
@@ -34,7 +37,7 @@ def _probabilities(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def auc(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve: how often class 1 is ranked above class 0.
+    """Compute the area under the ROC curve: how often class 1 ranks above class 0.
 
     Parameters
     ----------
@@ -46,13 +49,13 @@ def auc(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray, shape (...)
-        Share of pairs, one row of each class, in which the row of class 1 has the
-        higher probability; ties count one half.
+        Share of all pairs of a row of class 1 and a row of class 0 in which the first
+        has the higher probability; ties count one half.
 
     Notes
     -----
-    The rank formula of Mann and Whitney; its reading as an area: Hanley and McNeil
-    (1982).
+    The formula by ranks is that of Mann and Whitney (1947); Hanley and McNeil (1982)
+    show that it is the area.
     """
     y, p = _checked(y, p)
     ones, zeros = np.count_nonzero(y), np.count_nonzero(~y)
@@ -63,23 +66,24 @@ def auc(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def log_score(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Mean log probability given to what happened, in nats; higher is better.
+    """Average the log probability of what happened, in nats; higher is better.
 
     Parameters
     ----------
     y : array of int, shape (n,)
         Classes.
     p : array, shape (..., n)
-        Probabilities of class 1; for a posterior predictive score the mean over draws.
+        Probabilities of class 1. For a posterior predictive score, average the draws
+        first.
 
     Returns
     -------
     numpy.ndarray, shape (...)
-        Minus infinity where something happened that had probability 0.
+        Mean over rows; minus infinity if something happened that had probability 0.
 
     Notes
     -----
-    A strictly proper scoring rule: Gneiting and Raftery (2007).
+    The score is strictly proper: Gneiting and Raftery (2007).
     """
     y, p = _checked(y, p)
     with np.errstate(divide="ignore"):
@@ -87,7 +91,7 @@ def log_score(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def brier_score(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Mean squared error of the probabilities; lower is better, 0 to 1.
+    """Average the squared error of the probabilities, 0 to 1; lower is better.
 
     Parameters
     ----------
@@ -99,10 +103,11 @@ def brier_score(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray, shape (...)
+        Mean over rows.
 
     Notes
     -----
-    Brier (1950); strictly proper, too.
+    Brier (1950). The score is strictly proper, like the log score.
     """
     y, p = _checked(y, p)
     return ((p - y) ** 2).mean(axis=-1)
@@ -111,7 +116,7 @@ def brier_score(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 def calibration_bins(
     y: np.ndarray, p: np.ndarray, num_bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort predictions into bins of equal width and compare them with what happened.
+    """Compare predictions with what happened, in bins of equal width.
 
     Parameters
     ----------
@@ -125,9 +130,9 @@ def calibration_bins(
     Returns
     -------
     predicted, observed : numpy.ndarray, shape (num_bins,)
-        Mean probability and share of class 1 in each bin; NaN in empty ones.
+        Mean probability and share of class 1 in each bin; NaN in an empty bin.
     counts : numpy.ndarray of int, shape (num_bins,)
-        Predictions in each bin.
+        Number of predictions in each bin.
     """
     y, p = _checked(y, p)
     if p.ndim != 1:
@@ -136,17 +141,17 @@ def calibration_bins(
         )
     num_bins = arguments.positive_int("num_bins", num_bins)
     bins = np.minimum((p * num_bins).astype(int), num_bins - 1)
-    counts, sum_p, sum_y = (
-        np.bincount(bins, weights, num_bins) for weights in (None, p, y)
-    )
-    with np.errstate(invalid="ignore"):
-        return sum_p / counts, sum_y / counts, counts
+    counts = np.bincount(bins, minlength=num_bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
+        predicted = np.bincount(bins, p, num_bins) / counts
+        observed = np.bincount(bins, y, num_bins) / counts
+    return predicted, observed, counts
 
 
 def expected_calibration_error(
     y: np.ndarray, p: np.ndarray, num_bins: int = 10
 ) -> float:
-    """Mean distance between predicted and observed shares over bins of equal width.
+    """Average the distance between predicted and observed shares over bins.
 
     Parameters
     ----------
@@ -155,13 +160,14 @@ def expected_calibration_error(
     p : array, shape (n,)
         Probabilities of class 1.
     num_bins : int
-        Number of bins between 0 and 1.
+        Number of bins of equal width between 0 and 1.
 
     Returns
     -------
     float
-        Each bin weighs as much as it has predictions; lower is better. Even perfect
-        probabilities get more than 0 from a finite sample, and more with more bins.
+        Mean with the number of predictions in each bin as weights; lower is better.
+        Perfect probabilities get more than 0 from a finite sample, too, and more with
+        more bins.
 
     Notes
     -----
@@ -178,29 +184,29 @@ def entropy_parts(p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Parameters
     ----------
     p : array, shape (draws, ...)
-        Probabilities of class 1 by posterior draws, draws first.
+        Probabilities of class 1, one row for each posterior draw.
 
     Returns
     -------
     total : numpy.ndarray, shape (...)
         Entropy of the mean prediction, $H(\bar p)$, at most $\log 2$.
     aleatoric : numpy.ndarray, shape (...)
-        Mean entropy of the draws: what stays however much data there is.
+        Mean entropy of the draws: what would remain with any amount of data.
     epistemic : numpy.ndarray, shape (...)
-        Their difference, the mutual information between class and parameters, 0 or
-        more: what more data would take away.
+        Their difference, the mutual information between class and parameters, at
+        least 0: what more data would take away.
 
     Notes
     -----
-    The split: Depeweg et al. (2018). The difference is computed as the mean divergence
-    of the draws from their mean, which cannot become negative by rounding.
+    Depeweg et al. (2018) describe the split. The epistemic part is computed as the
+    mean KL divergence of the draws from their mean: the difference of two entropies
+    would lose more digits.
     """
     p = _probabilities("p", p)
     if p.ndim == 0:
         raise ValueError("p: expected draws in the first dimension, got one number")
     mean = p.mean(axis=0)
     aleatoric = -(xlogy(p, p) + xlogy(1 - p, 1 - p)).mean(axis=0)
-    # Elementwise p log(p / mean) may be negative; the sum of both classes is not.
-    gap = (rel_entr(p, mean) + rel_entr(1 - p, 1 - mean)).mean(axis=0)
-    epistemic = np.maximum(gap, 0.0)
+    divergence = (rel_entr(p, mean) + rel_entr(1 - p, 1 - mean)).mean(axis=0)
+    epistemic = np.maximum(divergence, 0.0)  # rounding can leave it just below 0
     return aleatoric + epistemic, aleatoric, epistemic

@@ -1,4 +1,7 @@
-"""Tables of results, as Markdown: readable in a notebook, on a page and on GitHub."""
+"""Tables of results as Markdown, readable in a notebook, on a page and on GitHub.
+
+This is the only place that writes tables: notebooks and the page of results use it.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,10 +10,12 @@ from typing import Any
 
 from IPython.display import Markdown
 
+#: A word of at least four letters makes a column one of text; a TeX command is none.
 WORD = re.compile(r"(?<!\\)\b[A-Za-z]{4}")
 
 
 def _shown(value: Any, digits: int) -> str:
+    """Return the text of one cell."""
     if getattr(value, "shape", None) == ():
         value = value.item()  # a NumPy or JAX scalar
     if isinstance(value, bool) or not isinstance(value, Number):
@@ -30,15 +35,15 @@ def table(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Markdown:
     Parameters
     ----------
     rows : sequence of dict
-        One dict per row; all have the same keys, which become the header.
+        One dict per row; all have the same keys in the same order. They become the
+        header.
     digits : int
-        Significant digits of numbers that are not whole.
+        Significant digits of floats; whole numbers keep all their digits.
 
     Returns
     -------
     IPython.display.Markdown
-        The first column is set to the left, and others with words; numbers to the
-        right.
+        The first column and columns with words are aligned left, numbers right.
 
     Raises
     ------

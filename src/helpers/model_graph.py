@@ -12,7 +12,7 @@ from numpyro.infer.inspect import get_model_relations
 
 
 def _rows(parents: dict[str, list[str]]) -> dict[str, int]:
-    """Give each node a row, below its parents and as near to its children as can be."""
+    """Give each node a row: below its parents, as near to its children as possible."""
     row: dict[str, int] = {}
     for name in reversed(parents):  # parents come before their children
         below = [row[child] for child, above in parents.items() if name in above]
@@ -21,7 +21,7 @@ def _rows(parents: dict[str, list[str]]) -> dict[str, int]:
 
 
 def _frames(plates: dict[str, list[str]], at: dict[str, tuple]) -> dict[str, tuple]:
-    """Frame the members of each plate (left, bottom, right, top), inner ones closer."""
+    """Frame each plate (left, bottom, right, top); inner plates have closer frames."""
     frames, names = {}, list(plates)
     for index, name in enumerate(names):
         inside = set(plates[name])
@@ -35,14 +35,14 @@ def _frames(plates: dict[str, list[str]], at: dict[str, tuple]) -> dict[str, tup
 
 
 def _passes(node: tuple, start: tuple, end: tuple) -> bool:
-    """Whether an edge passes through, or close by, the ellipse of a node."""
+    """Return whether an edge passes through the ellipse of a node, or close by."""
     center, a, b = (complex(x / 0.95, y / 0.45) for x, y in (node, start, end))
     share = ((center - a) * (b - a).conjugate()).real / abs(b - a) ** 2
     return abs(a + min(max(share, 0), 1) * (b - a) - center) < 1.1
 
 
 def _clutter(parents: dict, plates: dict, at: dict[str, tuple]) -> float:
-    """Judge a layout: nodes hidden or framed wrongly first, then long edges."""
+    """Score a layout: hidden or wrongly framed nodes cost most, then long edges."""
     frames = _frames(plates, at)
     wrong = 0
     for name, (left, bottom, right, top) in frames.items():
@@ -55,7 +55,7 @@ def _clutter(parents: dict, plates: dict, at: dict[str, tuple]) -> float:
     for a, b in edges:
         wrong += sum(_passes(at[n], at[a], at[b]) for n in at if n not in (a, b))
     length = sum(abs(at[a][0] - at[b][0]) for a, b in edges)
-    names = list(at)  # in the order of the model, to be kept from left to right
+    names = list(at)  # in the order of the model, best kept from left to right
     swaps = sum(
         at[a][1] == at[b][1] and at[a][0] > at[b][0]
         for index, a in enumerate(names)
@@ -66,7 +66,7 @@ def _clutter(parents: dict, plates: dict, at: dict[str, tuple]) -> float:
 
 
 def _layout(parents: dict, plates: dict) -> dict[str, tuple]:
-    """Place all nodes: start from centered rows, move nodes while it gets clearer."""
+    """Place all nodes: center each row, then move nodes as long as the score falls."""
     row = _rows(parents)
     mates = {name: [n for n in row if row[n] == row[name]] for name in row}
     reach = max(map(len, mates.values()))
@@ -87,8 +87,8 @@ def _layout(parents: dict, plates: dict) -> dict[str, tuple]:
                 cost = _clutter(parents, plates, trial)
                 if cost < best - 1e-9:
                     at, best = trial, cost
-    if reach > 4:  # too wide to be read: from left to right instead of top to bottom
-        turn = 0.95 / 0.45  # of an ellipse: no edge passes what it did not pass before
+    if reach > 4:  # too wide to read: let the graph run from left to right instead
+        turn = 0.95 / 0.45  # axes of an ellipse: edges still clear the same nodes
         at = {name: (-y * turn, -x / turn) for name, (x, y) in at.items()}
     return at
 
@@ -96,24 +96,29 @@ def _layout(parents: dict, plates: dict) -> dict[str, tuple]:
 def model_graph(
     model: Callable, *model_args: Any, ax: Axes | None = None, **model_kwargs: Any
 ) -> Axes:
-    """Draw a NumPyro model as a graph; needs no system package.
+    """Draw a NumPyro model as a graph, without any system package.
 
-    Ellipses are random variables, shaded where observed, with the family of their
-    distribution; frames are plates with their size.
+    An ellipse is a random variable with the family of its distribution, shaded if it
+    is observed. A frame is a plate with its size.
 
     Parameters
     ----------
     model : callable
         A NumPyro model.
     *model_args, **model_kwargs
-        What the model is called with.
+        The arguments of the model.
     ax : Axes, optional
         Where to draw; a new figure of fitting size by default.
 
     Returns
     -------
     Axes
-        With the drawing.
+        `ax`, or the axes of the new figure.
+
+    Raises
+    ------
+    ValueError
+        If the model has no sample site.
     """
     found = get_model_relations(model, model_args, model_kwargs)
     if not found["sample_sample"]:
@@ -132,7 +137,7 @@ def model_graph(
         look = {"boxstyle": "round,pad=0,rounding_size=0.1", "fill": False}
         corner = (left, bottom)
         ax.add_patch(FancyBboxPatch(corner, right - left, top - bottom, **look))
-        plate = name.split("__CLONE")[0]  # one of two frames of a plate that crosses
+        plate = name.split("__CLONE")[0]  # a plate that crosses another has two frames
         text = f"{plate}: {sizes[plate]:,}"
         ax.text(right - 0.08, bottom + 0.05, text, ha="right", va="bottom", fontsize=9)
     arrow = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}

@@ -1,4 +1,4 @@
-"""Data sets, exercises, tables and checks of arguments."""
+"""Data sets: their distributions, their keys, and splits in equal shares."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import digamma, polygamma
 
-from helpers import _validate, tables
 from helpers.datasets import log_gamma_sample, stratified_split, two_moons
-from helpers.exercises import check
 
 KEY = jax.random.key(0)
 NUM = 100_000
@@ -173,117 +171,3 @@ def test_stratified_split_is_random_and_exact_on_the_data_of_the_course():
 def test_bad_input_to_moons_and_split(function, args, error, message):
     with pytest.raises(error, match=message):
         function(*args)
-
-
-def test_numbers_of_any_library_are_numbers():
-    for number in (2, 2.0, np.float32(2), np.int64(2), jnp.float32(2), np.array(2.0)):
-        assert _validate.positive("x", number) == 2.0
-        assert isinstance(_validate.positive("x", number), float)
-    assert type(_validate.positive_int("n", np.int32(3))) is int
-    for array in ([1, 2], (True, False), jnp.ones(2, "bfloat16"), np.ones(2, "uint8")):
-        assert _validate.finite_array("x", array).shape == (2,)
-    long = "x" * 100
-    with pytest.raises(TypeError, match=r"got 'x{50,56}\.\.\.$"):
-        _validate.positive("x", long)
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "options"),
-    [
-        (3, 3, {}),
-        (True, True, {}),
-        (0.1 + 0.2, 0.3, {"rtol": 1e-9}),
-        (1.04, 1.0, {"atol": 0.05}),
-        (104, 100, {"rtol": 0.05}),
-        ([1, 2], np.array([1.0, 2.0]), {}),
-        (jnp.array([1.0, 2.0]), [1.0, 2.0], {}),
-        (np.float32(0.5), 0.5, {}),
-    ],
-)
-def test_right_answers(capsys, answer, expected, options):
-    assert check("the mean", answer, expected, hint="Think.", **options) is True
-    shown = np.array2string(np.asarray(answer), precision=6)
-    assert capsys.readouterr().out == f"Right. the mean: {shown}\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "options", "said"),
-    [
-        (1 / 3, 0.3, {}, "x: 0.333333 is not the expected value."),
-        (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not the expected value."),
-        (126, 100, {"rtol": 0.05}, "x: 126 is not the expected value."),
-        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not the expected value."),
-        (True, False, {"atol": 0.6}, "x: True is not the expected value."),
-        (
-            [True, False],
-            [True, True],
-            {},
-            "x: [ True False] is not the expected value.",
-        ),
-        ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
-        (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
-        (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1"),
-        ([1, -np.inf], [1, 2], {}, "x: expected finite numbers, got 1 NaN or "),
-        ("3", 3, {}, "x: expected an array of numbers, got '3'."),
-        ([1, [2, 3]], 3, {}, "x: expected an array of numbers, got [1, [2, 3]]."),
-        ([], 3, {}, "x: expected data, got none (shape (0,))."),
-        (len, 3, {}, "x: expected an array of numbers, got <built-in function len>."),
-    ],
-)
-def test_wrong_answers(capsys, answer, expected, options, said):
-    assert check("x", answer, expected, hint="Think.", **options) is False
-    text = capsys.readouterr().out
-    assert text.startswith(f"Not yet. {said}")
-    assert text.endswith(" Think.\n")
-    assert check("x", answer, expected, **options) is False
-    assert capsys.readouterr().out == text.replace(" Think.", "")
-
-
-def test_no_answer_yet(capsys):
-    assert check("the mean", None, 3, hint="Think.") is False
-    said = "the mean: no answer yet; replace None and run both cells again.\n"
-    assert capsys.readouterr().out == said
-
-
-def test_table_shows_numbers_and_refuses_ragged_rows():
-    rows = [
-        {"fit": "a", "n": 1_000, "KL": 0.046094, "sd": 1.0},
-        {"fit": "b", "n": 2, "KL": 9.94e-5, "sd": -0.361},
-    ]
-    lines = tables.table(rows).data.splitlines()
-    assert lines[0] == "| fit | n | KL | sd |"
-    assert lines[1] == "| :-- | --: | --: | --: |"
-    assert lines[2] == "| a | 1,000 | 0.0461 | 1.00 |"
-    assert lines[3] == r"| b | 2 | $9.94 \times 10^{-5}$ | −0.361 |"
-    (scalar,) = tables.table([{"x": jnp.asarray(0.5)}], digits=2).data.splitlines()[2:]
-    assert scalar == "| 0.50 |"
-    worded = {"a": 1, "from": "memory", "nats": "NaN", "KL": 9.94e-5}
-    head = tables.table([worded, worded | {"from": 3}]).data.splitlines()[1]
-    assert head == "| :-- | :-- | --: | --: |"
-    with pytest.raises(ValueError, match="rows: expected at least one, got none"):
-        tables.table([])
-    with pytest.raises(ValueError, match=r"rows\[1\]: expected keys \['a'\]"):
-        tables.table([{"a": 1}, {"b": 1}])
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "tolerance"),
-    [(1.06, 1.0, {"atol": 0.05}), (106, 100, {"rtol": 0.05})],
-)
-def test_close_answers(capsys, answer, expected, tolerance):
-    assert check("x", answer, expected, **tolerance) is False
-    said = f"Close, but not within the tolerance. x: {answer}."
-    assert capsys.readouterr().out == said + "\n"
-
-
-@pytest.mark.parametrize("answer", [1.2, -0.01])
-def test_answers_that_are_not_close(capsys, answer):
-    assert check("x", answer, 0.05, atol=0.05) is False
-    assert (
-        capsys.readouterr().out == f"Not yet. x: {answer} is not the expected value.\n"
-    )
-
-
-def test_answers_are_shown_with_few_digits(capsys):
-    assert check("x", [0.123456789, 2], [0.12, 2], atol=0.1)
-    assert capsys.readouterr().out == "Right. x: [0.123457 2.      ]\n"

@@ -1,0 +1,88 @@
+"""Exercises: what a learner is told about an answer."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers.exercises import check
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "options"),
+    [
+        (3, 3, {}),
+        (True, True, {}),
+        (0.1 + 0.2, 0.3, {"rtol": 1e-9}),
+        (1.04, 1.0, {"atol": 0.05}),
+        (104, 100, {"rtol": 0.05}),
+        ([1, 2], np.array([1.0, 2.0]), {}),
+        (jnp.array([1.0, 2.0]), [1.0, 2.0], {}),
+        (np.float32(0.5), 0.5, {}),
+    ],
+)
+def test_right_answers(capsys, answer, expected, options):
+    assert check("the mean", answer, expected, hint="Think.", **options) is True
+    shown = np.array2string(np.asarray(answer), precision=6)
+    assert capsys.readouterr().out == f"Right. the mean: {shown}\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "options", "said"),
+    [
+        (1 / 3, 0.3, {}, "x: 0.333333 is not the expected value."),
+        (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not the expected value."),
+        (126, 100, {"rtol": 0.05}, "x: 126 is not the expected value."),
+        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not the expected value."),
+        (True, False, {"atol": 0.6}, "x: True is not the expected value."),
+        (
+            [True, False],
+            [True, True],
+            {},
+            "x: [ True False] is not the expected value.",
+        ),
+        ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
+        (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
+        (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1"),
+        ([1, -np.inf], [1, 2], {}, "x: expected finite numbers, got 1 NaN or "),
+        ("3", 3, {}, "x: expected an array of numbers, got '3'."),
+        ([1, [2, 3]], 3, {}, "x: expected an array of numbers, got [1, [2, 3]]."),
+        ([], 3, {}, "x: expected data, got none (shape (0,))."),
+        (len, 3, {}, "x: expected an array of numbers, got <built-in function len>."),
+    ],
+)
+def test_wrong_answers(capsys, answer, expected, options, said):
+    assert check("x", answer, expected, hint="Think.", **options) is False
+    text = capsys.readouterr().out
+    assert text.startswith(f"Not yet. {said}")
+    assert text.endswith(" Think.\n")
+    assert check("x", answer, expected, **options) is False
+    assert capsys.readouterr().out == text.replace(" Think.", "")
+
+
+def test_no_answer_yet(capsys):
+    assert check("the mean", None, 3, hint="Think.") is False
+    said = "the mean: no answer yet; replace None and run both cells again.\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "tolerance"),
+    [(1.06, 1.0, {"atol": 0.05}), (106, 100, {"rtol": 0.05})],
+)
+def test_close_answers(capsys, answer, expected, tolerance):
+    assert check("x", answer, expected, **tolerance) is False
+    said = f"Close, but not within the tolerance. x: {answer}."
+    assert capsys.readouterr().out == said + "\n"
+
+
+@pytest.mark.parametrize("answer", [1.2, -0.01])
+def test_answers_that_are_not_close(capsys, answer):
+    assert check("x", answer, 0.05, atol=0.05) is False
+    assert (
+        capsys.readouterr().out == f"Not yet. x: {answer} is not the expected value.\n"
+    )
+
+
+def test_answers_are_shown_with_few_digits(capsys):
+    assert check("x", [0.123456789, 2], [0.12, 2], atol=0.1)
+    assert capsys.readouterr().out == "Right. x: [0.123457 2.      ]\n"
