@@ -447,8 +447,10 @@ def start(
         try:
             with rows:
                 state = svi.init(first_key, *args, init_params=init_params, **kwargs)
-        except RuntimeError as error:
-            if "valid initial parameters" not in str(error):
+        except (RuntimeError, ValueError) as error:
+            no_start = "valid initial parameters" in str(error)
+            not_valid = "got invalid" in str(error)  # a distribution's parameters
+            if not (no_start or (not_valid and faults(svi.model, *source.first))):
                 raise
             reason = cause(
                 svi.model, source.first, 1, "the model has no finite density"
@@ -679,6 +681,21 @@ def finite(tree: Any) -> jax.Array:
     """Return whether all floating-point numbers of a tree are finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()
+
+
+def kept(svi: SVI, before: Any, after: Any, losses: np.ndarray, options: Any) -> Any:
+    """Return a run after a chunk of steps, or the one before if that is not finite.
+
+    Several runs, and those with evaluations, are looked at in compiled code.
+    """
+    params = svi.optim.get_params(after.state.optim_state)
+    known = [x for x in jax.tree.leaves(params) if x.is_fully_addressable]
+    sound = all(np.isfinite(np.asarray(leaf)).all() for leaf in known)
+    if not options.stable_update:
+        sound &= bool(np.isfinite(losses).all())
+    if sound or options.many or np.any(after.failed):
+        return after
+    return before._replace(failed=~before.failed)
 
 
 def one_number(value: Any) -> jax.Array:

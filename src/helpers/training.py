@@ -1,9 +1,9 @@
 """The one training loop of the course: stochastic variational inference in chunks.
 
 `fit` is `numpyro.infer.SVI.run` with more. It compiles one loop of updates and
-evaluations, `compiled_loop`, and calls it again and again, some steps at a time. Between
-two calls it moves the progress bar, keeps checkpoints, and sees whether a run is over.
-What protects it stands in the package `fitting`.
+evaluations, `compiled_loop`, and calls it again and again, some steps at a time.
+Between two calls it moves the progress bar, keeps checkpoints, and sees whether a run
+is over. What protects it stands in the package `fitting`.
 """
 
 import signal
@@ -151,7 +151,7 @@ def compiled_loop(
     It ends early once something is not finite, or no better value came for `patience`
     evaluations. Of several runs, one that is over stays as it is.
     """
-    every, many = options.every, options.many
+    every, many = NEVER if score is None else options.every, options.many
     update = partial(
         svi.stable_update if options.stable_update else svi.update,
         forward_mode_differentiation=options.forward_mode_differentiation,
@@ -169,16 +169,14 @@ def compiled_loop(
 
         start_of = run.state, losses, run.reductions
         state, losses, reductions = lax.fori_loop(start, stop, step, start_of)
+        steps = done + stop
+        now = run._replace(state=state, steps=steps, reductions=reductions)
+        if score is None and not many:  # the host sees what is not finite
+            return now, losses, values
         sound = checks.finite(svi.optim.get_params(state.optim_state))
         if not options.stable_update:
             sound &= checks.finite(jnp.where(jnp.arange(losses.size) < stop, losses, 0))
-        steps = done + stop
-        now = run._replace(
-            state=choose(sound, state, run.state),
-            steps=jnp.where(sound, steps, run.steps),
-            reductions=jnp.where(sound, reductions, run.reductions),
-            failed=~sound,
-        )
+        now = choose(sound, now, run)._replace(failed=~sound)
         if score is None:
             return now, losses, values
         due = (steps % every == 0) | (steps == options.num_steps)
@@ -209,9 +207,13 @@ def compiled_loop(
                 after = jax.vmap(choose)(options.going(before[0]), after, tuple(before))
             return stop, *after
 
+        def more(carry):
+            return (carry[0] < steps) & options.going(carry[1]).any()
+
         blank = jnp.full((*run.steps.shape, source.most), jnp.nan)
         start = jnp.zeros_like(steps), run, blank, blank
-        more = lambda carry: (carry[0] < steps) & options.going(carry[1]).any()  # noqa: E731
+        if score is None:  # all steps in one segment
+            return body(start)[1:]
         return lax.while_loop(more, body, start)[1:]
 
     return chunk
@@ -387,7 +389,8 @@ def fit(
                 # While the device works, the host reads what comes next.
                 ready = source.take(done + steps, keeper.steps_from(done + steps, pace))
                 new = np.stack(new)[..., :steps]  # the host waits here
-                run, trace = after, np.append(trace, new, axis=-1)
+                run = checks.kept(svi, run, after, new[0], options)
+                trace = np.append(trace, new, axis=-1)
                 done, (steps, data) = done + steps, ready
                 now = time.perf_counter()
                 if before == start and steps:  # leave the compiler out
