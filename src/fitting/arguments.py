@@ -144,7 +144,7 @@ def parameters_of(model: Callable) -> list[str]:
 def named_leaves(
     model: Callable, args: tuple, kwargs: dict
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each leaf of a model's arguments with its name, such as ``y`` or ``d['x']``.
+    """Yield each leaf of a model's arguments with its name: ``y`` or ``d['x']``.
 
     The order is that of `jax.tree.leaves`.
     """
@@ -333,8 +333,8 @@ def _check_batches(
     if is_rows or not (callable(batches) or isinstance(batches, Iterable)):
         raise TypeError(
             "batches: expected an iterable of batches, or a function of the first step "
-            f"that returns one, got {shown(batches)}. Arrays in memory are arguments of "
-            "the model: fit(..., x, y, batch_size=...)"
+            f"that returns one, got {shown(batches)}. Arrays in memory are arguments "
+            "of the model: fit(..., x, y, batch_size=...)"
         )
 
 

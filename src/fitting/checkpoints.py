@@ -50,7 +50,7 @@ def _plain(leaf: Any) -> np.ndarray:
 
 
 def fingerprint(rng_key: jax.Array, arguments: tuple, *facts: Any) -> str:
-    """Return what tells runs apart: key, data, constants, and whatever else is given."""
+    """Return what tells runs apart: key, data, constants, and other facts."""
     parts = [_plain(rng_key).tolist(), *facts]
     for leaf in jax.tree.leaves(arguments):
         if is_array(leaf) and getattr(leaf, "is_fully_addressable", True):

@@ -1,4 +1,4 @@
-"""Do model and guide fit each other and the data, and does each row count once?
+"""Checks that model, guide and data fit, and that each row counts once.
 
 `before` looks at the model before a fit starts, `after` at guide and start. A user who
 knows better says ``unchecked=True``, which leaves both out.
@@ -269,8 +269,8 @@ def _refuse_weights(who: str, seen: Seen, row_plates: set, source: Any) -> None:
     is_series = any(site["type"] == "control_flow" for site in seen.sites.values())
     cure = (
         f"expected {right:g} ({num_rows} rows in all, {rows} in a batch). Write "
-        'numpyro.plate("rows", size, subsample_size=len(x)) around it, with the size of '
-        "the whole table, and no other scale; give all rows to each step; or, where "
+        'numpyro.plate("rows", size, subsample_size=len(x)) around it, with the size '
+        "of the whole table, and no other scale; give all rows to each step; or, where "
         "the weights are right, say unchecked=True"
         + (". Steps of a series (scan) are no rows of a table" if is_series else "")
     )
@@ -313,9 +313,9 @@ def _explain_error(seen: Seen, source: Any) -> None:
         name = found[1] if found else "an argument"
         raise TypeError(
             f"model: expected not to look at the values of {name}, since batches of "
-            "rows are traced. Compute what it needs (such as a number of groups) before "
-            "the fit and bind it: functools.partial(model, num_groups=...); or give "
-            "all rows to each step"
+            "rows are traced. Compute what it needs (such as a number of groups) "
+            "before the fit and bind it: functools.partial(model, num_groups=...); or "
+            "give all rows to each step"
         ) from error
     plates = _named_plates(seen.sites)
     if plates and error is not None and "ncompatible shapes" in text:
@@ -349,7 +349,7 @@ def _refuse_discrete(svi: SVI, sites: dict) -> None:
             raise ValueError(
                 f"model: unknown {name!r} is discrete, and {type(svi.loss).__name__} "
                 "takes gradients through draws, which such draws do not have. Sum it "
-                "out (by hand, or TraceEnum_ELBO with infer={'enumerate': 'parallel'}), "
+                "out (by hand, or TraceEnum_ELBO with infer={'enumerate': 'parallel'}) "
                 f"or use TraceGraph_ELBO with a guide of your own.{KNOW_BETTER}"
             )
 
@@ -413,10 +413,10 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
             )
         if subsampled and not used and source.batch_rows is None:
             raise ValueError(
-                f"model: plate {plate!r} says that {some} of {whole} rows are here, and "
-                f"every step gets the same ones: each would count {whole / some:g} "
-                f"times. Write numpyro.plate({plate!r}, {some}), give all {whole} rows, "
-                f"or pick rows inside the model by the numbers of the plate."
+                f"model: plate {plate!r} says that {some} of {whole} rows are here, "
+                f"and every step gets the same ones: each would count "
+                f"{whole / some:g} times. Write numpyro.plate({plate!r}, {some}), give "
+                f"all {whole} rows, or pick rows inside the model by the numbers of the plate."
                 f"{KNOW_BETTER}"
             )
     return seen, row_plates
@@ -602,9 +602,9 @@ def _warn_of_start(svi: SVI, source: Any, seen: Seen) -> None:
     for name, site in unknowns(seen.sites).items():
         support = getattr(site["fn"], "support", None)
         bounds = [getattr(support, f"{end}_bound", None) for end in ("lower", "upper")]
-        if not any(b is None or isinstance(b, jax.core.Tracer) for b in bounds):
-            if np.max(np.subtract(bounds[1], bounds[0])) > FAR:
-                wide[name] = bounds
+        known = not is_traced(*bounds) and all(b is not None for b in bounds)
+        if known and np.max(np.subtract(bounds[1], bounds[0])) > FAR:
+            wide[name] = bounds
     if not wide or not isinstance(svi.guide, AutoGuide):
         return
     args, kwargs = source.first
@@ -615,8 +615,8 @@ def _warn_of_start(svi: SVI, source: Any, seen: Seen) -> None:
         if far > FAR:
             low, high = (np.max(bound) for bound in wide[name])
             warnings.warn(
-                f"guide: unknown {name!r} starts at {far:.3g}, since it may lie between "
-                f"{low:.3g} and {high:.3g}, and a start is uniform on the logit scale "
+                f"guide: unknown {name!r} starts at {far:.3g}, since it may lie "
+                f"between {low:.3g} and {high:.3g}, and a start is uniform on the logit scale "
                 "of such bounds. Leave out the bound, or start with "
                 "init_loc_fn=init_to_median or init_to_value",
                 stacklevel=4,
@@ -727,8 +727,8 @@ def warn_of_plateau(state: SVIState, reductions: Any) -> None:
         if scale < 1e-4:
             warnings.warn(
                 f"optimizer: reduce_on_plateau cut the step size {np.max(reductions)} "
-                f"times, to {scale:.1g} of what it was, so that the fit stands still. A "
-                "noisy loss looks like a plateau: use a schedule over steps, or a "
+                f"times, to {scale:.1g} of what it was, so that the fit stands still. "
+                "A noisy loss looks like a plateau: use a schedule over steps, or a "
                 "larger accumulation_size",
                 stacklevel=3,
             )

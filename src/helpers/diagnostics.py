@@ -123,8 +123,8 @@ def _refuse_no_density(
     if missing:
         raise ValueError(
             f"guide: expected a site for each unknown of the model, got none for "
-            f"{missing}. Unknowns that a loss sums out (enumeration) must be summed out "
-            "in the model for this, as dist.MixtureSameFamily does; "
+            f"{missing}. Unknowns that a loss sums out (enumeration) must be summed "
+            "out in the model for this, as dist.MixtureSameFamily does; "
             "TraceEnum_ELBO(num_particles=1000).loss estimates the ELBO as it is"
         )
 

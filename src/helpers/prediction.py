@@ -101,7 +101,8 @@ def log_predictive_density(
     -----
     Each element of the site's log density is one observation: events of several numbers
     count as one. Weights of a `scale` handler or a subsampling plate are left out, and
-    so are factors; what a mask hides is no observation. Log predictive density: Gelman et al. (2014).
+    so are factors; what a mask hides is no observation. Log predictive density: Gelman
+    et al. (2014).
     """
     for name, value in (("model", model), ("guide", guide)):
         if not callable(value):
