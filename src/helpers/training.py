@@ -373,7 +373,8 @@ def fit(
 
     def save() -> None:
         try:
-            keeper.save(int(np.max(run.steps)), (run, trace))
+            reached = int(np.max(run.steps))
+            keeper.save(reached, (run, trace[..., :reached]))
         except OSError as error:
             what = f"checkpoint: {keeper.path} could not be written: {error}"
             raise CheckpointError(what, done, result("broken off")) from error
