@@ -45,11 +45,12 @@ class Fit:
         self.data = [jax.numpy.asarray(each) for each in data]
         self.steps = 0
 
-    def run(self, steps: int) -> None:
-        """Take steps."""
+    def run(self, steps: int) -> float:
+        """Take steps; return their seconds, without those of compiling."""
         key = jax.random.key(0)
         self.result = fit(key, self.svi, steps, *self.data, progress_bar=False)
         self.steps = steps
+        return steps / self.result.steps_per_second
 
     def losses(self) -> np.ndarray:
         """Return the losses of the last run."""

@@ -37,8 +37,9 @@ def main() -> None:
                 rows = [data[key] for key in data if key.startswith(f"{name}/")]
                 fits[name] = framework.Fit(name, rows, request["learning_rate"])
             began = time.perf_counter()
-            fits[name].run(steps)
-            answer = {"seconds": time.perf_counter() - began}
+            # A framework that compiles at each run tells how long the steps took.
+            seconds = fits[name].run(steps)
+            answer = {"seconds": seconds or time.perf_counter() - began}
         else:
             fitted = fits[name]
             steps = steps or framework.SETTLED_AFTER

@@ -43,7 +43,7 @@ def python_loop(
     steps: int,
     rows: tuple[int, int],
     patience: int,
-) -> np.ndarray:
+) -> tuple[np.ndarray, None]:
     """Train as the talk does: wait for two losses at each step and compare them.
 
     The two functions are compiled before, which is in favor of this loop: the talk
@@ -62,7 +62,7 @@ def python_loop(
                 break
             shown = f"train: {losses[-1]:.4f}, val: {val_losses[-1]:.4f}"
             bar.set_postfix_str(shown, refresh=False)
-    return np.array(losses)
+    return np.array(losses), None
 
 
 def make_loops(
@@ -73,15 +73,17 @@ def make_loops(
     evaluations: dict[int, Callable],
     steps: int,
     python_steps: int,
-) -> dict[str, Callable[[], np.ndarray]]:
+) -> dict[str, Callable[[], tuple[np.ndarray, float | None]]]:
     """Return the loops by name: each does a whole run and returns its losses.
 
-    `evaluations` are what `fit` evaluates with, by their numbers of draws.
+    `fit`, which compiles at each call, returns the seconds of its steps as well: what
+    is compared is the speed of compiled loops. `evaluations` are what it evaluates
+    with, by their numbers of draws.
 
-    All start from one key, on purpose: their losses can be compared. `fit` and the scan
-    make their first state in the time that is taken; the Python loop is given it.
+    All start from one key, on purpose: their losses can be compared.
     """
     key = jax.random.key(1)
+    start = svi.init(key, *train)
 
     @jax.jit
     def piece(state, x, y):
@@ -91,14 +93,15 @@ def make_loops(
     def scan():
         # Not all steps at once: a scan that carries a trace of 30,000 losses along took
         # longer for each step, and twice the processor time.
-        state, losses = svi.init(key, *train), []
+        state, losses = start, []
         for _ in range(0, steps, PIECE):
             state, some = piece(state, *train)
             losses.append(some)
-        return np.concatenate(losses)
+        return np.concatenate(losses), None
 
     def fitted(**options):
-        return fit(key, svi, steps, *train, progress_bar=True, **options).losses
+        result = fit(key, svi, steps, *train, progress_bar=True, **options)
+        return result.losses, result.steps / result.steps_per_second
 
     evaluated = {
         f"fit_evaluated_{many}_draws": partial(
@@ -113,7 +116,7 @@ def make_loops(
         python_loop,
         jax.jit(lambda state: svi.update(state, *train)),
         jax.jit(lambda state: svi.evaluate(state, *validation)),
-        svi.init(key, *train),
+        start,
         python_steps,
         (len(train[1]), len(validation[1])),
         python_steps + 1,
@@ -157,26 +160,28 @@ def chosen(
 
 
 def take_turns(
-    loops: dict[str, Callable[[], np.ndarray]], repeats: int
+    loops: dict[str, Callable], repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
-    """Return steps per second, per second of processor time, and how losses differ.
+    """Return steps per second, seconds that `fit` takes besides, and how losses differ.
 
-    The first run of each loop compiles and is not timed.
+    The first run of each loop, which may compile, is not timed.
     """
-    losses = {name: loop() for name, loop in loops.items()}
+    losses = {name: loop()[0] for name, loop in loops.items()}
     scanned = losses["scan"]
     apart = max(
         float(np.max(np.abs(each / scanned[: len(each)] - 1)))
         for each in losses.values()
     )
-    rates, cpu_rates = ({name: [] for name in loops} for _ in range(2))
+    rates, besides = {name: [] for name in loops}, {}
     for _ in range(repeats):
         for name, loop in loops.items():
-            began, cpu_began = time.perf_counter(), time.process_time()
-            done = len(loop())
-            rates[name].append(done / (time.perf_counter() - began))
-            cpu_rates[name].append(done / (time.process_time() - cpu_began))
-    return rates, cpu_rates, apart
+            began = time.perf_counter()
+            done, seconds = loop()
+            spent = time.perf_counter() - began
+            rates[name].append(len(done) / (seconds or spent))
+            if seconds:
+                besides.setdefault(name, []).append(spent - seconds)
+    return rates, besides, apart
 
 
 def ratios(rates: dict[str, list[float]], to: str) -> dict[str, float]:
@@ -212,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loops, short = (make(steps=n, python_steps=python_steps) for n in (steps, few))
     del short["python_loop"]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        rates, cpu_rates, apart = take_turns(loops, repeats)
+        rates, besides, apart = take_turns(loops, repeats)
         short_rates, _, _ = take_turns(short, repeats)
     # To the last bit on a CPU; a GPU may add up in another order.
     assert apart < 1e-4, f"losses differ between loops, by a factor of 1 + {apart:.1e}"
@@ -232,13 +237,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "steps_per_second": {k: round(median(each)) for k, each in rates.items()},
         "times_python_loop": ratios(rates, "python_loop"),
         "times_scan": ratios(rates, "scan"),
-        # Here what `fit` does before the first step counts for more.
+        # Here the slow start of `fit`, whose chunks still grow, counts for more.
         "short_run": {
             "steps": few,
             "times_scan": ratios(short_rates, "scan"),
         },
-        # What a busy machine disturbs less: steps per second of processor time.
-        "times_scan_by_processor_time": ratios(cpu_rates, "scan"),
+        # What a call of `fit` takes besides: to trace, to compile, to start.
+        "seconds_besides_steps": {
+            name: round(median(each), 3) for name, each in besides.items()
+        },
         # Of the best states of runs that stop early, by draws in an evaluation.
         "test_log_scores": scores,
         "steps_per_second_of_each_run": {

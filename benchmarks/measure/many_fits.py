@@ -3,9 +3,9 @@
 Each group has a count of successes in a number of trials, and a success rate to be
 inferred; its posterior is a beta distribution, known exactly. The same fit, a normal
 guide for the log odds and two thousand steps of Adam, is run under `jax.vmap` for all
-groups at once; in a Python loop over code that is compiled once; and with `svi.run`,
-which compiles for each group anew. The loops do some groups only and their time is
-scaled up. Writes ``many_fits.json``. Run it from the root of the project:
+groups at once; in a Python loop over code that is compiled once; and with `fit` and
+with `svi.run`, which compile for each group anew. The loops do some groups only and
+their time is scaled up. Writes ``many_fits.json``. Run it from the root of the project:
 
     python -m benchmarks.measure.many_fits
 """
@@ -166,13 +166,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
 
     def loop_that_compiles():
-        # As written without a thought: svi.run compiles at each call.
+        # As written without a thought: `svi.run`, like `fit`, compiles at each call.
         return [
             svi.run(keys[i], steps, successes[i], trials[i], progress_bar=False).params
             for i in range(few)
         ]
 
-    loop_of_fit()
     seconds = {"vmap": [], "loop": [], "loop_of_fit": [], "loop_that_compiles": []}
     for turn in range(repeats):
         seconds["vmap"].append(timed(lambda: mapped(keys, successes, trials)) / count)

@@ -50,7 +50,7 @@ def problem(name: str) -> tuple[SVI, tuple, Any]:
 
 
 def first_steps(name: str) -> dict[str, Any]:
-    """Take a few steps with `fit`, and a few more, which find the code compiled."""
+    """Take a few steps with `fit`, which compiles, and again, which compiles anew."""
     svi, train, _ = problem(name)
     COMPILED.clear()
     seconds, compiled = [], 0

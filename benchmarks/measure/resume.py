@@ -135,7 +135,7 @@ def disturbed(
                 wait /= 2
                 run = run_once(arguments, log, wait)
             runs.append(run)
-            parts = list(path.parent.glob("*.part"))
+            parts = list(path.parent.glob(f"{path.name}.*"))
             writing.append(bool(parts))
             for part in parts:
                 part.unlink()

@@ -76,8 +76,8 @@ def time_steps(
 ) -> dict[str, list[list[float]]]:
     """Return seconds per step by kind, size of the table and turn.
 
-    The first fit of each is not counted: it compiles, and tells how many steps fill the
-    time wanted. Fits take turns, so that all meet the same state of the machine.
+    The first fit of each is not counted: it tells how many steps fill the time wanted.
+    Fits take turns, so that all meet the same state of the machine.
     """
     svis = {many: make_svi(optax.adam(0.01), many) for _, many in kinds.values()}
 
@@ -91,8 +91,9 @@ def time_steps(
     turns = [(k, n) for k in kinds for n in tables if (kinds[k][0] or 0) <= n]
     steps, times = {}, {turn: [] for turn in turns}
     for kind, rows in turns:
-        # A minibatch run must outlast the slow start of chunks that still grow.
-        probe = 8 if kinds[kind][0] is None else 4_096
+        # `fit` does not time the first 16 steps, since it compiles then. A minibatch
+        # run must outlast the slow start of chunks that still grow.
+        probe = 24 if kinds[kind][0] is None else 4_096
         rate = run(kind, rows, probe)
         steps[kind, rows] = max(probe, int(seconds * rate))
         tell(f"{rows:,} rows, {kind}: {1e6 / rate:,.1f} µs a step")

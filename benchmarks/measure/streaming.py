@@ -120,7 +120,7 @@ def take_turns(
     for turn in range(repeats + 1):
         for kind, run in runs.items():
             rate = run().steps_per_second * batch_size
-            if turn:  # the first one compiles
+            if turn:  # the first one fills the page cache
                 rates[kind].append(rate)
     return rates
 
@@ -145,8 +145,8 @@ def one_epoch(
 ) -> dict[str, Any]:
     """Fit for an epoch and tell speed and memory. It runs in a process of its own.
 
-    A short fit before compiles and fills the pipeline, so that what is counted and
-    limited are data. The learning rate goes to zero over the epoch.
+    A short fit before takes the memory that a compiler and a pipeline need, so that
+    what is limited are data. The learning rate goes to zero over the epoch.
     """
     steps = -(-num_rows // batch_size)
     schedule = optax.cosine_decay_schedule(PEAK, steps)

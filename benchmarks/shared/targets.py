@@ -197,11 +197,11 @@ def goals(results: Mapping[str, Facts]) -> list[Goal]:
         "Steps repeated after a kill, in checkpoint intervals": _stored(
             resume, "steps repeated"
         ),
-        "Predictions in batches of rows: the same bits as at once": _stored(
-            prediction, "same bits"
+        "Probabilities in batches of rows: largest difference from those at once": (
+            _stored(prediction, "in batches of rows: ")
         ),
-        "Predictions in batches of draws, too: largest difference": _stored(
-            prediction, "probabilities the same"
+        "Probabilities in batches of draws, too: largest difference": _stored(
+            prediction, "in batches of draws, too"
         ),
         "Peak memory of predicting, at ten times the rows": _stored(
             prediction, "peak memory"
