@@ -616,8 +616,8 @@ def _warn_of_start(svi: SVI, source: Any, seen: Seen) -> None:
             low, high = (np.max(bound) for bound in wide[name])
             warnings.warn(
                 f"guide: unknown {name!r} starts at {far:.3g}, since it may lie "
-                f"between {low:.3g} and {high:.3g}, and a start is uniform on the logit "
-                "scale of such bounds. Leave out the bound, or start with "
+                f"between {low:.3g} and {high:.3g}, and a start is uniform on the "
+                "logit scale of such bounds. Leave out the bound, or start with "
                 "init_loc_fn=init_to_median or init_to_value",
                 stacklevel=4,
             )
