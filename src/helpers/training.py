@@ -363,7 +363,7 @@ def fit(
     keeper = checkpoints.Keeper(options, rng_key, source, loop.program)
     start, (run, trace) = keeper.load((run, trace))
     # Processes must take the same steps: where there are several, no clock decides.
-    pace = min(16 if jax.process_count() == 1 else NEVER, source.most)
+    pace, alone = min(16, source.most), jax.process_count() == 1
     steps, data = source.take(start, keeper.steps_from(start, pace))
     done, began, counted = start, time.perf_counter(), start
 
@@ -396,7 +396,7 @@ def fit(
                 now = time.perf_counter()
                 if before == start and steps:  # leave the compiler out
                     began, counted = now, done
-                elif now - clock < SECONDS / 2:
+                elif not alone or now - clock < SECONDS / 2:
                     pace = min(2 * pace, source.most)
                 elif now - clock > 2 * SECONDS:
                     pace = max(pace // 2, 1)
