@@ -133,12 +133,12 @@ def one_of(name: str, value: Any, options: tuple[str, ...]) -> str:
     return value
 
 
-def parameters_of(model: Callable) -> list[str]:
-    """Return the names of a model's parameters, none where they cannot be found."""
+def parameters_of(model: Callable) -> dict[str, inspect.Parameter]:
+    """Return a model's parameters by name, none where they cannot be found."""
     try:
-        return list(inspect.signature(model).parameters)
+        return dict(inspect.signature(model).parameters)
     except (TypeError, ValueError):
-        return []
+        return {}
 
 
 def named_leaves(
@@ -148,7 +148,7 @@ def named_leaves(
 
     The order is that of `jax.tree.leaves`.
     """
-    known = parameters_of(model)
+    known = list(parameters_of(model))
     for path, leaf in jax.tree_util.tree_leaves_with_path((args, kwargs)):
         if path[0].idx == 1:
             name = path[1].key

@@ -73,7 +73,8 @@ def _operations(jaxpr: Any) -> Iterator[str]:
             bodies = [getattr(v, "jaxpr", v) for v in values]
             bodies = [body for body in bodies if hasattr(body, "eqns")]
             inner += bodies
-            if not bodies and isinstance(value, int | float | str | tuple):
+            simple = int | float | str | type(None)
+            if all(isinstance(v, simple) for v in values):
                 plain.append(f"{name}={value}")
         literals = [str(v.val) for v in equation.invars if hasattr(v, "val")]
         results = [str(v.aval) for v in equation.outvars]

@@ -331,7 +331,8 @@ def _refuse_no_data(model: Callable, sites: dict, source: Any) -> None:
     """Refuse a model that gets arrays, observes nothing, and lacks an argument."""
     args, kwargs = source.first
     arrays = [leaf for leaf in jax.tree.leaves((args, kwargs)) if is_array(leaf)]
-    missing = [n for n in parameters_of(model)[len(args) :] if n not in kwargs]
+    left = list(parameters_of(model).items())[len(args) :]
+    missing = [n for n, p in left if n not in kwargs and p.default is None]
     observed = any(site["is_observed"] for site in _samples(sites).values())
     if arrays and missing and not observed:
         raise ValueError(
@@ -395,7 +396,8 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
         )
     whole = seen.sites
     if hasattr(source, "tables"):  # each value, not only those of the first batch
-        whole = look(svi.model, lambda _: source.put(source.tables), {}, {}).sites
+        put = lambda _: source.put(source.tables)  # noqa: E731
+        whole = look(svi.model, put, {}, svi.static_kwargs).sites
     refuse_values(whole)
     row_plates = set()
     if source.batch_rows is not None:
