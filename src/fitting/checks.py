@@ -53,6 +53,21 @@ def _dependent(jaxpr: Any, inputs: list) -> list[bool]:
     return [not hasattr(v, "val") and v in reached for v in jaxpr.outvars]
 
 
+def _feasible(site: dict) -> Any:
+    """Return a value for an unknown of an improper prior, which cannot be drawn."""
+    fn = site.get("fn")
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if site["value"] is None and isinstance(fn, dist.ImproperUniform):
+        return site["fn"].support.feasible_like(jnp.zeros(site["fn"].shape()))
+
+
+def _drawing(fn: Callable) -> Callable:
+    """Return a model or guide that draws all it can, for its trace."""
+    seeded = seed(fn, jax.random.key(0))
+    return trace(substitute(seeded, substitute_fn=_feasible))
+
+
 def look(fn: Callable, put: Callable, moving: dict, static: dict) -> Seen:
     """Trace a model or guide without computing anything.
 
@@ -71,7 +86,7 @@ def look(fn: Callable, put: Callable, moving: dict, static: dict) -> Seen:
 
     def run(moving):
         args, kwargs = put(moving)
-        tracing = trace(seed(fn, jax.random.key(0)))
+        tracing = _drawing(fn)
         try:
             tracing(*args, **kwargs, **static)
         finally:
@@ -233,8 +248,8 @@ def _uses_indices(svi: SVI, source: Any, plate: str, size: int) -> bool:
 
     def run(moving, indices):
         args, kwargs = source.put(moving)
-        seeded = seed(substitute(svi.model, data={plate: indices}), jax.random.key(0))
-        sites = trace(seeded).get_trace(*args, **kwargs, **svi.static_kwargs)
+        drawing = _drawing(substitute(svi.model, data={plate: indices}))
+        sites = drawing.get_trace(*args, **kwargs, **svi.static_kwargs)
         return [site["value"] for site in _samples(sites).values()]
 
     try:
@@ -396,7 +411,8 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
         )
     whole = seen.sites
     if hasattr(source, "tables"):  # each value, not only those of the first batch
-        put = lambda _: source.put(source.tables)  # noqa: E731
+        tables = {name: jnp.asarray(table) for name, table in source.given.items()}
+        put = lambda _: source.put(tables)  # noqa: E731
         whole = look(svi.model, put, {}, svi.static_kwargs).sites
     refuse_values(whole)
     row_plates = set()
@@ -454,9 +470,8 @@ def start(
             not_valid = "got invalid" in str(error)  # a distribution's parameters
             if not (no_start or (not_valid and faults(svi.model, *source.first))):
                 raise
-            reason = cause(
-                svi.model, source.first, 1, "the model has no finite density"
-            )
+            arguments = _blamed(svi.model, source, source.first)
+            reason = cause(svi.model, arguments, 1, "the model has no finite density")
             raise ValueError(f"model: {reason}") from error
     if init_state is not None:
         return jax.tree.map(_strong, init_state)
@@ -659,6 +674,15 @@ def cause(model: Callable, arguments: tuple, step: int, what: str) -> str:
     )
 
 
+def _blamed(model: Callable, source: Any, arguments: tuple) -> tuple:
+    """Return the whole tables where some rows have faults, so that these get numbers.
+
+    In the table as it was given: a long one is copied in another order.
+    """
+    tables = getattr(source, "given", None)
+    return source.put(tables) if tables and faults(model, *arguments) else arguments
+
+
 def why_failed(
     svi: SVI, source: Any, data: Any, before: int, trace: np.ndarray, many: bool
 ) -> tuple[int, str]:
@@ -675,6 +699,7 @@ def why_failed(
     if many:
         data = jax.tree.map(lambda a: a[0], data)
     arguments = source.put(source.pick(data, at - before))
+    arguments = _blamed(svi.model, source, arguments)
     what = f"the loss was {losses[at]}"
     return at + 1, cause(svi.model, arguments, at + 1, what)
 
