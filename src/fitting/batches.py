@@ -149,7 +149,7 @@ class Tables(RowArguments):
         many: bool = False,
     ):
         super().__init__("batch_size", model, args, kwargs)
-        self.batch_rows, tables = batch_rows, self.tables
+        self.batch_rows, self.given, tables = batch_rows, self.tables, self.tables
         if batch_rows > self.num_rows:
             raise ValueError(
                 f"batch_size: expected at most the {self.num_rows} rows, "
@@ -306,7 +306,8 @@ class Stream:
         }
         count = 0
         while count < steps and self.problem is None:
-            batch, self.held = self.held or self._next(done + count), None
+            at, held, self.held = done + count, self.held, None
+            batch = held if held and at == 0 else self._next(at)  # a run may resume
             if batch is None:
                 break
             for name, array in batch.items():

@@ -163,11 +163,11 @@ class Keeper:
         done = int(stored["done"])
         leaves, structure = jax.tree.flatten(tree)
         kept = [stored.get(f"leaf_{i}") for i in range(len(leaves))]
-        alike = all(
-            array is not None
-            and (array.shape == _plain(leaf).shape or array.shape[-1] == done)
-            for array, leaf in zip(kept, leaves, strict=True)
-        )
+        shapes = [_plain(leaf).shape for leaf in leaves]
+        shapes[-1] = (*shapes[-1][:-1], done)  # of losses and evaluations
+        alike = shapes == [np.shape(array) for array in kept]
+        alike &= sum(name.startswith("leaf_") for name in stored) == len(leaves)
+        alike &= all(a is not None and a.dtype.kind not in "USO" for a in kept)
         if str(stored["run"]) != self.run or not alike:
             raise ValueError(
                 f"checkpoint: {self.path} belongs to another run (key, data, batches, "
@@ -196,7 +196,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             stored = dict(file)
-        if str(stored["format"]) == FORMAT and stored["done"].shape == ():
+        facts = {name: stored[name][()] for name in ("format", "run", "code", "done")}
+        done = facts["done"]
+        if facts["format"] == FORMAT and isinstance(done, np.integer) and done > 0:
             return stored
     except PermissionError:
         raise

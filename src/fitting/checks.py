@@ -715,14 +715,15 @@ def kept(svi: SVI, before: Any, after: Any, losses: np.ndarray, options: Any) ->
 
     Several runs, and those with evaluations, are looked at in compiled code.
     """
+    if options.many or np.any(after.failed):
+        return after
     params = svi.optim.get_params(after.state.optim_state)
     known = [x for x in jax.tree.leaves(params) if x.is_fully_addressable]
     sound = all(np.isfinite(np.asarray(leaf)).all() for leaf in known)
     if not options.stable_update:
-        sound &= bool(np.isfinite(losses).all())
-    if sound or options.many or np.any(after.failed):
-        return after
-    return before._replace(failed=~before.failed)
+        taken = int(after.steps) - int(before.steps)  # patience may end a chunk early
+        sound &= bool(np.isfinite(losses[:taken]).all())
+    return after if sound else before._replace(failed=~before.failed)
 
 
 def one_number(value: Any) -> jax.Array:

@@ -146,8 +146,9 @@ def compiled_loop(
 ) -> Callable:
     """Return the function that takes a chunk of updates, with evaluations among them.
 
-    It maps a `Run`, its evaluation key, the data of the next steps, the steps done and
-    the steps to do to the run after these, their losses and the values of evaluations.
+    It maps a `Run`, its evaluation key, the data of the next steps, the steps done, to
+    do and in all, and the patience (a resumed run may change these two) to the run
+    after these steps, their losses and the values of evaluations.
     It ends early once something is not finite, or no better value came for `patience`
     evaluations. Of several runs, one that is over stays as it is.
     """
@@ -157,7 +158,7 @@ def compiled_loop(
         forward_mode_differentiation=options.forward_mode_differentiation,
     )
 
-    def segment(run, losses, values, key, data, done, start, stop):
+    def segment(run, losses, values, key, data, done, start, stop, last):
         """Take the updates of one run up to the next evaluation."""
 
         def step(i, carry):
@@ -179,7 +180,7 @@ def compiled_loop(
         now = choose(sound, now, run)._replace(failed=~sound)
         if score is None:
             return now, losses, values
-        due = (steps % every == 0) | (steps == options.num_steps)
+        due = (steps % every == 0) | (steps == last)
         value = lax.cond(
             due, score, lambda *_: jnp.array(jnp.nan, values.dtype), state, key
         )
@@ -193,22 +194,22 @@ def compiled_loop(
         )
         return now, losses, values.at[stop - 1].set(value)
 
-    def chunk(run, keys, data, done, steps):
-        each = segment
+    def chunk(run, keys, data, done, steps, last, patience):
+        each, going = segment, options._replace(patience=patience).going
         if many:
             rows = 0 if source.batch_rows else None  # each run has rows of its own
-            each = jax.vmap(segment, (0, 0, 0, 0, rows, None, None, None))
+            each = jax.vmap(segment, (0, 0, 0, 0, rows, None, None, None, None))
 
         def body(carry):
             at, *before = carry
             stop = jnp.minimum(steps, ((done + at) // every + 1) * every - done)
-            after = each(*before, keys, data, done, at, stop)
+            after = each(*before, keys, data, done, at, stop, last)
             if many:
-                after = jax.vmap(choose)(options.going(before[0]), after, tuple(before))
+                after = jax.vmap(choose)(going(before[0]), after, tuple(before))
             return stop, *after
 
         def more(carry):
-            return (carry[0] < steps) & options.going(carry[1]).any()
+            return (carry[0] < steps) & going(carry[1]).any()
 
         blank = jnp.full((*run.steps.shape, source.most), jnp.nan)
         start = jnp.zeros_like(steps), run, blank, blank
@@ -357,7 +358,7 @@ def fit(
     trace = np.zeros((2, *zero.shape, 0))  # losses, and values of evaluations or NaN
     loop = arguments.hoisted(
         compiled_loop(svi, source, score if evaluate else None, options),
-        *(run, score_key, source.example, np.int32(0), np.int32(1)),
+        *(run, score_key, source.example, *np.int32([0, 1, 1, 1])),
         given=arguments.named_leaves(svi.model, model_args, model_kwargs),
     )
     keeper = checkpoints.Keeper(options, rng_key, source, loop.program)
@@ -385,13 +386,13 @@ def fit(
         try:
             while steps and options.going(run).any() and not presses.count:
                 clock, before, used = time.perf_counter(), done, data
-                counts = np.int32(done), np.int32(steps)
+                counts = np.int32([done, steps, num_steps, options.patience])
                 after, *new = loop(run, score_key, data, *counts)
                 # While the device works, the host reads what comes next.
                 ready = source.take(done + steps, keeper.steps_from(done + steps, pace))
                 new = np.stack(new)[..., :steps]  # the host waits here
-                run = checks.kept(svi, run, after, new[0], options)
-                trace = np.append(trace, new, axis=-1)
+                after = checks.kept(svi, run, after, new[0], options)
+                run, trace = after, np.append(trace, new, axis=-1)  # both or none
                 done, (steps, data) = done + steps, ready
                 now = time.perf_counter()
                 if before == start and steps:  # leave the compiler out
@@ -402,7 +403,7 @@ def fit(
                     pace = max(pace // 2, 1)
                 bar.update(new.shape[-1])
                 bar.set_postfix(checks.summary(new), refresh=False)
-                if keeper.due(done) and not np.any(run.failed):
+                if keeper.due(done) and not np.all(run.failed):
                     save()
         except KeyboardInterrupt:  # the third press
             pass
