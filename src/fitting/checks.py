@@ -23,7 +23,14 @@ from numpyro.infer.svi import SVIState
 from numpyro.primitives import Messenger
 from optax.contrib import ReduceLROnPlateauState
 
-from fitting.arguments import faults, hoisted, is_array, not_finite, parameters_of
+from fitting.arguments import (
+    NEVER,
+    faults,
+    hoisted,
+    is_array,
+    not_finite,
+    parameters_of,
+)
 
 KNOW_BETTER = " Where this is meant, say unchecked=True"
 REPEATED = (
@@ -243,12 +250,12 @@ def refuse_values(sites: dict) -> None:
             )
 
 
-def _uses_indices(svi: SVI, source: Any, plate: str, size: int) -> bool:
+def _uses_indices(fn: Callable, svi: SVI, source: Any, plate: str, size: int) -> bool:
     """Return whether the numbers of rows, drawn by a plate, are ever used."""
 
     def run(moving, indices):
         args, kwargs = source.put(moving)
-        drawing = _drawing(substitute(svi.model, data={plate: indices}))
+        drawing = _drawing(substitute(fn, data={plate: indices}))
         sites = drawing.get_trace(*args, **kwargs, **svi.static_kwargs)
         return [site["value"] for site in _samples(sites).values()]
 
@@ -260,16 +267,20 @@ def _uses_indices(svi: SVI, source: Any, plate: str, size: int) -> bool:
     return any(indices is used for eqn in jaxpr.eqns for used in eqn.invars)
 
 
-def _row_plates(svi: SVI, source: Any, seen: Seen) -> set[str]:
-    """Return the plates whose size changes with the number of rows in a batch."""
-    rows = source.batch_rows
-    other = rows - 1 or 2
+def _other_rows(fn: Callable, svi: SVI, source: Any) -> Seen:
+    """Look at a model or guide that gets another number of rows."""
+    other = source.batch_rows - 1 or 2
     changed = {
         name: np.resize(array, (other, *array.shape[1:])) if array.ndim else array
         for name, array in source.moving.items()
     }
     with warnings.catch_warnings(action="ignore"):  # the other number may not fit
-        again = look(svi.model, source.put, changed, svi.static_kwargs)
+        return look(fn, source.put, changed, svi.static_kwargs)
+
+
+def _row_plates(svi: SVI, source: Any, seen: Seen) -> set[str]:
+    """Return the plates whose size changes with the number of rows in a batch."""
+    again, rows = _other_rows(svi.model, svi, source), source.batch_rows
     here, there = _sizes(seen.sites), _sizes(again.sites)
     if again.error is not None:  # sizes that the model knows by heart
         return {name for name, (_, size) in here.items() if size == rows}
@@ -423,7 +434,7 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
         subsampled = some < (whole or 0)
         if not (subsampled or plate in row_plates):
             continue
-        used = _uses_indices(svi, source, plate, some)
+        used = _uses_indices(svi.model, svi, source, plate, some)
         if used and (plate in row_plates or whole == source.num_rows):
             raise ValueError(
                 "model: expected to use the rows of a batch as they come, got one that "
@@ -543,8 +554,13 @@ def after(
     if unchecked:
         return
     guide = look(svi.guide, source.put, source.moving, svi.static_kwargs)
-    if guide.error is not None or seen.error is not None:
-        return
+    if error := guide.error or seen.error:
+        if source.batch_rows is None:
+            return
+        raise ValueError(
+            "model: expected to see how often rows of a batch count, but a look at "
+            f"model and guide gave {type(error).__name__}: {error}.{KNOW_BETTER}"
+        ) from error
     for name, site in {**seen.sites, **guide.sites}.items():
         for leaf in jax.tree.leaves(site["value"]) if site["type"] == "param" else ():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
@@ -566,20 +582,44 @@ def after(
             "factor. A factor changes the density of a guide and not its draws, so "
             f"that the loss bounds nothing. Factors belong into the model.{KNOW_BETTER}"
         )
-    for name, site in guide.sites.items():
-        if site["type"] == "param" and row_plates & _frames(site).keys():
-            raise ValueError(
-                f"guide: parameter {name!r} has an entry for each row, which cannot "
-                "follow the rows of a batch. Compute what belongs to a row from its "
-                "data (a network does), pass row numbers and look entries up outside "
-                "of the plate, or give all rows to each step"
-            )
+    if source.batch_rows is not None:
+        _refuse_entries(svi, source, seen, guide, row_plates)
     if source.batch_rows is not None and not _made_from(svi.guide, svi.model):
         _refuse_weights("guide", guide, row_plates, source)
     elif row_plates:
         _refuse_weights("guide", guide._replace(with_rows=set()), row_plates, source)
     _warn_of_points(seen.sites)
     _warn_of_start(svi, source, seen)
+
+
+def _refuse_entries(
+    svi: SVI, source: Any, seen: Seen, guide: Seen, row_plates: set
+) -> None:
+    """Refuse parameters with an entry for each row: batches hold other rows."""
+    auto = _made_from(svi.guide, svi.model)
+    again = _other_rows(svi.model if auto else svi.guide, svi, source).sites
+    found = []
+    for name, site in (unknowns(seen.sites) if auto else guide.sites).items():
+        in_plate = bool(row_plates & _frames(site).keys())
+        is_entry = site["type"] == "param" or (auto and not in_plate)
+        others = np.shape(again[name]["value"]) if name in again else None
+        if is_entry and others not in (None, np.shape(site["value"])):
+            found.append(name)
+    for name, site in guide.sites.items():
+        in_plate = bool(row_plates & _frames(site).keys())
+        taken = site["type"] == "param" and site["kwargs"].get("event_dim") is not None
+        if in_plate and taken and np.size(site["value"]) > 1:
+            found.append(name)
+    for plate, (_, some) in _sizes(guide.sites).items():
+        if plate in row_plates and _uses_indices(svi.guide, svi, source, plate, some):
+            found.append(plate)
+    if found:
+        raise ValueError(
+            f"guide: {found[0]!r} has an entry for each row, which cannot follow the "
+            "rows of a batch. Compute what belongs to a row from its data (a network "
+            "does), pass row numbers and look entries up outside of the plate, or give "
+            "all rows to each step"
+        )
 
 
 def _warn_of_points(sites: dict) -> None:
@@ -684,20 +724,33 @@ def _blamed(model: Callable, source: Any, arguments: tuple) -> tuple:
 
 
 def why_failed(
-    svi: SVI, source: Any, data: Any, before: int, trace: np.ndarray, many: bool
+    svi: SVI,
+    source: Any,
+    data: Any,
+    before: int,
+    trace: np.ndarray,
+    run: Any,
+    options: Any,
 ) -> tuple[int, str]:
-    """Return where a run failed, and why; `trace` are its losses and values."""
-    losses, values = (part[0] if many else part for part in trace)
-    bad = np.flatnonzero(~np.isfinite(losses))
-    scores = np.flatnonzero(np.isposinf(values))
-    if not bad.size:
-        what = "the update gave NaN or infinite parameters"
-        if scores.size or np.isnan(values).all():
-            what = "evaluate gave NaN or infinity"
-        return losses.size, f"{what} at step {losses.size}"
+    """Return where a run failed, and why; of several runs, the one that came furthest.
+
+    `trace` are losses and values of evaluations, NaN where none was taken; `data` are
+    those of the last chunk, which began after `before` steps.
+    """
+    (losses, values), steps = trace, int(np.max(run.steps))
+    if options.many:
+        last = int(np.argmax(run.steps))
+        losses, values = losses[last], values[last]
+        data = jax.tree.map(lambda a: a[last], data)
+    every = options.facts[2] or NEVER
+    due = steps and (steps % every == 0 or steps == options.num_steps)
+    if due and not values[steps - 1] < np.inf:
+        return steps, f"evaluate gave {values[steps - 1]} at step {steps}"
+    stop = min(losses.size, (steps // every + 1) * every)  # the run ended there
+    bad = np.flatnonzero(~np.isfinite(losses[:stop]))
+    if options.stable_update or not bad.size:
+        return stop, f"the update gave NaN or infinite parameters at step {stop}"
     at = int(bad[0])
-    if many:
-        data = jax.tree.map(lambda a: a[0], data)
     arguments = source.put(source.pick(data, at - before))
     arguments = _blamed(svi.model, source, arguments)
     what = f"the loss was {losses[at]}"

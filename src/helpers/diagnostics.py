@@ -54,7 +54,8 @@ def log_weights(
     Raises
     ------
     TypeError, ValueError
-        For a key, count or parameters of the wrong kind, or if a weight is NaN.
+        For a key, count, parameters or data of the wrong kind, a guide without weights,
+        or if a weight is NaN.
     """
     arguments.key("rng_key", rng_key)
     num_draws = arguments.positive_int("num_draws", num_draws)
@@ -100,6 +101,7 @@ def _refuse_no_density(
     drawn = checks.look(guide, source.put, {}, {})
     if seen.error is not None or drawn.error is not None:
         return  # it will be raised again where it belongs
+    checks.refuse_values(seen.sites)
     points = [
         name
         for name, site in drawn.sites.items()

@@ -416,7 +416,8 @@ def fit(
             raise StoppedFitError(what, done + 1, result("broken off")) from error
         presses.closing = True
         if np.all(run.failed):
-            at, what = checks.why_failed(svi, source, used, before, trace, options.many)
+            seen = used, before, trace, run, options
+            at, what = checks.why_failed(svi, source, *seen)
             raise NonFiniteLossError(what, at, result("not finite"))
         if np.any(run.failed):
             which = np.flatnonzero(run.failed).tolist()
