@@ -414,12 +414,6 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
         refuse_shape(name, seen.sites)
     _refuse_no_data(svi.model, seen.sites, source)
     _refuse_discrete(svi, seen.sites)
-    mutable = [n for n, site in seen.sites.items() if site["type"] == "mutable"]
-    if mutable and getattr(svi.loss, "num_particles", 1) > 1:
-        raise ValueError(
-            f"loss: expected num_particles=1, since {mutable} changes with each draw "
-            f"(as of batch normalization), got {svi.loss.num_particles}"
-        )
     whole = seen.sites
     if hasattr(source, "tables"):  # each value, not only those of the first batch
         tables = {name: jnp.asarray(table) for name, table in source.given.items()}
@@ -472,6 +466,13 @@ def start(
     args, kwargs = source.first
     first_key = rng_key[0] if many else rng_key
     rows = FirstRows() if source.moving else contextlib.nullcontext()
+
+    def one(key):
+        guide = _fresh(svi.guide)
+        new = SVI(svi.model, guide, svi.optim, svi.loss, **svi.static_kwargs)
+        with rows:
+            return new.init(key, *args, init_params=init_params, **kwargs)
+
     if init_state is None or svi.constrain_fn is None:
         try:
             with rows:
@@ -484,19 +485,18 @@ def start(
             arguments = _blamed(svi.model, source, source.first)
             reason = cause(svi.model, arguments, 1, "the model has no finite density")
             raise ValueError(f"model: {reason}") from error
-    if init_state is not None:
-        return jax.tree.map(_strong, init_state)
-    if not many:
-        return jax.tree.map(_strong, state)
-
-    def one(key):
-        guide = _fresh(svi.guide)
-        new = SVI(svi.model, guide, svi.optim, svi.loss, **svi.static_kwargs)
-        with rows:
-            return new.init(key, *args, init_params=init_params, **kwargs)
-
-    states = hoisted(jax.vmap(one), rng_key)(rng_key)
-    return jax.tree.map(_strong, states)
+    if many and init_state is None:
+        state = hoisted(jax.vmap(one), rng_key)(rng_key)
+    state = state if init_state is None else init_state
+    if state.mutable_state and getattr(svi.loss, "num_particles", 1) > 1:
+        warnings.warn(
+            f"loss: with num_particles={svi.loss.num_particles} NumPyro does not keep "
+            f"{sorted(state.mutable_state)} (averages of batch normalization, say), "
+            "which stay as they start; use num_particles=1",
+            stacklevel=3,
+        )
+        state = state._replace(mutable_state=None)
+    return jax.tree.map(_strong, state)
 
 
 def _strong(leaf: Any) -> Any:
