@@ -9,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoNormal
 from scipy import stats
 from scipy.special import betaln, expit, gammaln, xlog1py, xlogy
 
@@ -153,8 +153,7 @@ GOOD = {"at": 1.0, "width": 0.6}
             ValueError,
             r"params\['at'\]: expected finite",
         ),
-        ({"y": Y * np.nan}, ValueError, "y: expected finite numbers, got 5 NaN"),
-        ({"y": Y[:0]}, ValueError, r"y: expected data, got none \(shape \(0,\)\)"),
+        ({"y": Y * np.nan}, ValueError, "model: site 'y' observes 5 NaN or inf"),
         ({"num_draws": 0}, ValueError, "num_draws: expected at least 1, got 0"),
         ({"num_draws": 1e3}, TypeError, r"num_draws: .*whole number, got 1000\.0"),
         ({"batch_size": -5}, ValueError, "batch_size: expected at least 1, got -5"),
@@ -165,6 +164,76 @@ def test_bad_input_to_log_weights(change, error, message):
     call = {"rng_key": KEY, "params": GOOD, "num_draws": 50, "y": Y} | change
     with pytest.raises(error, match=message):
         log_weights(model=model, guide=guide, **call)
+
+
+@pytest.mark.parametrize("kind", [AutoDelta, AutoLaplaceApproximation])
+def test_points_have_no_weights(kind):
+    points = kind(model)
+    svi = SVI(model, points, numpyro.optim.Adam(0.1), Trace_ELBO())
+    params = svi.get_params(svi.init(KEY, Y))
+    with pytest.raises(ValueError, match="guide: expected a distribution, got points"):
+        log_weights(KEY, model, points, params, Y, num_draws=100)
+
+
+def test_a_guide_that_lacks_an_unknown_has_no_weights():
+    def two(y):
+        numpyro.sample("offset", dist.Normal(0, 1))
+        model(y)
+
+    message = r"guide: expected a site for each unknown .* none for \['offset'\]"
+    with pytest.raises(ValueError, match=message):
+        log_weights(KEY, two, guide, GOOD, Y, num_draws=100)
+
+
+def test_weights_see_what_changed_outside_of_the_arguments():
+    outside = {"y": Y}
+
+    def changing():
+        model(outside["y"])
+
+    def its_guide():
+        guide(outside["y"])
+
+    call = partial(log_weights, KEY, params=GOOD, num_draws=100)
+    for outside["y"] in (Y, Y + 1):
+        found = call(model=changing, guide=its_guide)
+        expected = call(model=model, guide=guide, y=outside["y"])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AutoDelta, AutoLaplaceApproximation])
+def test_points_have_no_weights(kind):
+    points = kind(model)
+    svi = SVI(model, points, numpyro.optim.Adam(0.1), Trace_ELBO())
+    params = svi.get_params(svi.init(KEY, Y))
+    with pytest.raises(ValueError, match="guide: expected a distribution, got points"):
+        log_weights(KEY, model, points, params, Y, num_draws=100)
+
+
+def test_a_guide_that_lacks_an_unknown_has_no_weights():
+    def two(y):
+        numpyro.sample("offset", dist.Normal(0, 1))
+        model(y)
+
+    message = r"guide: expected a site for each unknown .* none for \['offset'\]"
+    with pytest.raises(ValueError, match=message):
+        log_weights(KEY, two, guide, GOOD, Y, num_draws=100)
+
+
+def test_weights_see_what_changed_outside_of_the_arguments():
+    outside = {"y": Y}
+
+    def changing():
+        model(outside["y"])
+
+    def its_guide():
+        guide(outside["y"])
+
+    call = partial(log_weights, KEY, params=GOOD, num_draws=100)
+    for outside["y"] in (Y, Y + 1):
+        found = call(model=changing, guide=its_guide)
+        expected = call(model=model, guide=guide, y=outside["y"])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_weights_that_are_nan():
