@@ -149,7 +149,7 @@ class Tables(RowArguments):
         many: bool = False,
     ):
         super().__init__("batch_size", model, args, kwargs)
-        self.batch_rows, self.given, tables = batch_rows, self.tables, self.tables
+        self.batch_rows, self.stored, tables = batch_rows, self.tables, self.tables
         if batch_rows > self.num_rows:
             raise ValueError(
                 f"batch_size: expected at most the {self.num_rows} rows, "

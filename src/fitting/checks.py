@@ -416,7 +416,7 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
     _refuse_discrete(svi, seen.sites)
     whole = seen.sites
     if hasattr(source, "tables"):  # each value, not only those of the first batch
-        tables = {name: jnp.asarray(table) for name, table in source.given.items()}
+        tables = {name: jnp.asarray(table) for name, table in source.stored.items()}
         put = lambda _: source.put(tables)  # noqa: E731
         whole = look(svi.model, put, {}, svi.static_kwargs).sites
     refuse_values(whole)
@@ -719,7 +719,7 @@ def _blamed(model: Callable, source: Any, arguments: tuple) -> tuple:
 
     In the table as it was given: a long one is copied in another order.
     """
-    tables = getattr(source, "given", None)
+    tables = getattr(source, "stored", None)
     return source.put(tables) if tables and faults(model, *arguments) else arguments
 
 
