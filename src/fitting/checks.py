@@ -292,7 +292,7 @@ def _refuse_weights(who: str, seen: Seen, row_plates: set, source: Any) -> None:
     rows, num_rows = source.batch_rows, source.num_rows
     sizes = {n: s["args"] for n, s in seen.sites.items() if s["type"] == "plate"}
     right = num_rows / rows
-    is_series = any(site["type"] == "control_flow" for site in seen.sites.values())
+    is_series = any("_control_flow_done" in site for site in seen.sites.values())
     cure = (
         f"expected {right:g} ({num_rows} rows in all, {rows} in a batch). Write "
         'numpyro.plate("rows", size, subsample_size=len(x)) around it, with the size '
