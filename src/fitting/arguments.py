@@ -166,6 +166,8 @@ def faults(model: Callable, args: tuple, kwargs: dict) -> list[str]:
         if is_numbers and getattr(leaf, "is_fully_addressable", True):
             with np.errstate(over="ignore"):
                 problem = not_finite(np.asarray(jnp.asarray(leaf)))
+            if problem and not not_finite(np.asarray(leaf)):
+                problem += " once in 32 bits (divide it by a power of ten)"
             if problem:
                 found.append(f"{name} has {problem}")
     return found
@@ -417,5 +419,5 @@ def hoisted(
     def call(*arguments):
         return jax.tree.unflatten(tree, compiled(constants, jax.tree.leaves(arguments)))
 
-    call.program = closed.jaxpr
+    call.program = closed
     return call
