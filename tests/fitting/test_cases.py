@@ -562,7 +562,7 @@ def test_a_plateau_rule_that_stops_the_fit_is_named():  # 14
         mu = numpyro.sample("mu", dist.Normal(0, 1))
         numpyro.sample("y", dist.Normal(mu, 0.01), obs=y)
 
-    rule = reduce_on_plateau(patience=2, factor=0.1, rtol=1.0)
+    rule = reduce_on_plateau(patience=2, factor=0.1, rtol=0.999)
     start = init_to_value(values={"mu": 0.0})
     guide = AutoNormal(below_zero, init_loc_fn=start, init_scale=0.001)
     svi = SVI(below_zero, guide, optax.chain(optax.adam(1e-5), rule), Trace_ELBO())
