@@ -88,8 +88,15 @@ def code_of(program: Any) -> str:
 
     Other processes may add the sites of a model in another order: order does not count.
     """
-    counted = sorted(Counter(_operations(program)).items())
-    return hashlib.sha256(repr(counted).encode()).hexdigest()
+    counted = sorted(Counter(_operations(program.jaxpr)).items())
+    arrays = sorted(fingerprint(np.zeros(0), (array,)) for array in program.consts)
+    return hashlib.sha256(repr((counted, arrays)).encode()).hexdigest()
+
+
+def begin_of(state: Any) -> np.ndarray:
+    """Return a few numbers that change with the start of a run, not with rounding."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if not is_key(leaf)]
+    return np.array([np.abs(_plain(leaf).astype(float)).sum() for leaf in leaves])
 
 
 def write(path: Path, tree: Any, **facts: Any) -> None:
@@ -145,7 +152,8 @@ class Keeper:
     def save(self, done: int, tree: Any) -> None:
         """Store a run, unless the file has it."""
         if self.path is not None and done != self.saved:
-            write(self.path, tree, run=self.run, code=self.code, done=done)
+            facts = {"run": self.run, "code": self.code, "begin": self.begin}
+            write(self.path, tree, **facts, done=done)
             self.saved = done
 
     def load(self, tree: Any) -> tuple[int, Any]:
@@ -157,7 +165,10 @@ class Keeper:
             If the file is damaged, or of another run. A `UserWarning` says where model,
             guide or optimizer seem to have been edited since.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return 0, tree
+        self.begin = begin_of(tree)
+        if not self.path.exists():
             return 0, tree
         stored = read(self.path)
         done = int(stored["done"])
@@ -167,6 +178,7 @@ class Keeper:
         shapes[-1] = (*shapes[-1][:-1], done)  # of losses and evaluations
         alike = shapes == [np.shape(array) for array in kept]
         alike &= sum(name.startswith("leaf_") for name in stored) == len(leaves)
+        alike &= stored["begin"].shape == self.begin.shape
         alike &= all(a is not None and a.dtype.kind not in "USO" for a in kept)
         if str(stored["run"]) != self.run or not alike:
             raise ValueError(
@@ -179,11 +191,12 @@ class Keeper:
                 f"checkpoint: {self.path} has {done} steps, more than the "
                 f"{self.num_steps} asked for"
             )
-        if str(stored["code"]) != self.code:
+        same_begin = np.allclose(stored["begin"], self.begin, rtol=1e-3, equal_nan=True)
+        if str(stored["code"]) != self.code or not same_begin:
             warnings.warn(
-                f"checkpoint: {self.path} goes on with a model, guide, optimizer or "
-                "evaluation that computes something else than the one that wrote it; "
-                "delete the file to start anew",
+                f"checkpoint: {self.path} goes on with a model, guide, start, "
+                "optimizer or evaluation that computes something else than the one "
+                "that wrote it; delete the file to start anew",
                 stacklevel=3,
             )
         self.saved = done
@@ -196,7 +209,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             stored = dict(file)
-        facts = {name: stored[name][()] for name in ("format", "run", "code", "done")}
+        names = ("format", "run", "code", "begin", "done")
+        facts = {name: stored[name][()] for name in names}
         done = facts["done"]
         if facts["format"] == FORMAT and isinstance(done, np.integer) and done > 0:
             return stored

@@ -88,6 +88,22 @@ def steps_in(path):
     return int(checkpoints.read(path)["done"])
 
 
+@pytest.fixture(scope="module")
+def ten_steps(tmp_path_factory):
+    """What a checkpoint of ten steps holds."""
+    path = tmp_path_factory.mktemp("run") / "run.npz"
+    run("all rows", num_steps=10, checkpoint=path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path, ten_steps):
+    """A checkpoint of ten steps with all rows."""
+    path = tmp_path / "run.npz"
+    path.write_bytes(ten_steps)
+    return path
+
+
 class Stop(BaseException):
     """As if the power went."""
 
@@ -217,9 +233,7 @@ def test_kill_at_a_random_moment(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, 0.5, 0.99, -1])
-def test_truncated_checkpoint(tmp_path, cut):
-    path = tmp_path / "run.npz"
-    run("all rows", num_steps=10, checkpoint=path)
+def test_truncated_checkpoint(path, cut):
     data = path.read_bytes()
     size = int(len(data) * cut) if isinstance(cut, float) else cut
     path.write_bytes(data[:size])
@@ -228,11 +242,13 @@ def test_truncated_checkpoint(tmp_path, cut):
     assert path.read_bytes() == data[:size]
 
 
-def test_damaged_checkpoint(tmp_path):
-    path = tmp_path / "run.npz"
-    run("all rows", num_steps=10, checkpoint=path)
+@pytest.mark.parametrize("name", ["run", "losses"])
+def test_damaged_checkpoint(path, name):
+    """One bit is another one."""
+    if name == "losses":  # the last leaf
+        name = sorted(n for n in checkpoints.read(path) if n.startswith("leaf_"))[-1]
     data = bytearray(path.read_bytes())
-    at = data.index(b"losses.npy") + 200
+    at = data.index(f"{name}.npy".encode()) + 200
     data[at] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match="checkpoint: expected a complete checkpoint"):
@@ -287,9 +303,7 @@ LOSSES = "leaf_-1"  # the last leaf of a run are its losses and evaluations
     ],
     ids=str,
 )
-def test_checkpoint_with_other_content(tmp_path, change, message):
-    path = tmp_path / "run.npz"
-    run("all rows", num_steps=10, checkpoint=path)
+def test_checkpoint_with_other_content(path, change, message):
     arrays = checkpoints.read(path)
     last = f"leaf_{sum(name.startswith('leaf_') for name in arrays) - 1}"
     arrays |= {last if name == LOSSES else name: a for name, a in change.items()}
@@ -327,9 +341,8 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("other", FOREIGN)
-def test_foreign_checkpoint(tmp_path, other):
-    keep = {"checkpoint": tmp_path / "run.npz"}
-    run("all rows", num_steps=10, **keep)
+def test_foreign_checkpoint(path, other):
+    keep = {"checkpoint": path}
     before = keep["checkpoint"].read_bytes()
     with pytest.raises(ValueError, match=r"run\.npz belongs to another run"):
         FOREIGN[other](keep)
@@ -379,19 +392,24 @@ EDITED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("way", "edit"),
-    [("all rows", edit) for edit in EDITED] + [(way, "rate") for way in [*WAYS][1:]],
-)
-def test_checkpoint_of_another_version(tmp_path, way, edit):
+@pytest.mark.parametrize("edit", EDITED)
+def test_checkpoint_of_another_version(path, edit):
     """An edited cell is run again: the file of the run before is not quite its own."""
-    keep = {"checkpoint": tmp_path / "run.npz"}
-    run(way, num_steps=20, **keep)
-    before = keep["checkpoint"].read_bytes()
+    before = path.read_bytes()
     with pytest.warns(UserWarning, match="goes on with a .* something else than"):
-        result = run(way, num_steps=20, **keep | EDITED[edit]())
-    assert result.steps == 20
-    assert keep["checkpoint"].read_bytes() == before
+        result = run("all rows", num_steps=10, checkpoint=path, **EDITED[edit]())
+    assert result.steps == 10
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("way", ["tables", "stream"])
+def test_checkpoint_of_another_version_by_batches(tmp_path, way):
+    keep = {"checkpoint": tmp_path / "run.npz"}
+    run(way, num_steps=10, **keep)
+    with warnings.catch_warnings(action="error"):
+        run(way, num_steps=10, **keep)
+    with pytest.warns(UserWarning, match="goes on with a .* something else than"):
+        run(way, num_steps=10, svi=with_rate(0.021), **keep)
 
 
 def test_checkpoint_of_an_edited_evaluation(tmp_path):
@@ -495,7 +513,7 @@ def test_two_processes_that_write_one_file_never_tear_it(tmp_path):
 def test_several_runs_are_kept_while_one_of_them_fails(monkeypatch, tmp_path):
     def roots(x):
         a = numpyro.param("a", jax.random.normal)
-        numpyro.factor("y", -((a - x.mean()) ** 2) + jnp.where(a < 0, jnp.nan, 0.0))
+        numpyro.factor("y", -(a**2) + 0 * x.mean() + jnp.where(a < 0, jnp.nan, 0.0))
 
     svi = SVI(roots, lambda x: None, optax.sgd(0.1), Trace_ELBO())
     keys = jax.random.split(KEY, 4)
@@ -516,8 +534,6 @@ def test_several_runs_are_kept_while_one_of_them_fails(monkeypatch, tmp_path):
 def test_checkpoint_of_a_model_that_closes_over_another_array(tmp_path):
     keep = {"checkpoint": tmp_path / "run.npz"}
     run("all rows", svi=make_svi(with_array(0)), num_steps=10, **keep)
-    with warnings.catch_warnings(action="error"):
-        run("all rows", svi=make_svi(with_array(0)), num_steps=10, **keep)
     with pytest.warns(UserWarning, match="something else than the one that wrote"):
         run("all rows", svi=make_svi(with_array(1)), num_steps=10, **keep)
 
@@ -544,7 +560,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 
 def test_others_may_read_a_checkpoint_as_other_files(tmp_path):
-    run("all rows", num_steps=10, checkpoint=tmp_path / "run.npz")
+    checkpoints.write(tmp_path / "run.npz", np.zeros(2))
     (tmp_path / "other").touch()
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
@@ -620,9 +636,7 @@ def small_files():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_full_disk(tmp_path, small_files):
-    path = tmp_path / "run.npz"
-    run("all rows", num_steps=10, checkpoint=path)
+def test_full_disk(tmp_path, path, small_files):
     before = path.read_bytes()
     small_files(100)
     with pytest.raises(CheckpointError, match="could not be written") as caught:
@@ -652,12 +666,9 @@ checkpoints.write(pathlib.Path(sys.argv[1]), np.zeros(3))
 """
 
 
-def test_crash_while_a_checkpoint_is_written(tmp_path):
+def test_crash_while_a_checkpoint_is_written(tmp_path, path):
     """The new file is there in part; the old one counts."""
-    path = tmp_path / "run.npz"
-    run("all rows", num_steps=10, checkpoint=path)
     before = path.read_bytes()
-
     child = subprocess.run([sys.executable, "-c", TORN, str(path)], check=False)
     assert child.returncode == 9
     assert path.read_bytes() == before
