@@ -596,20 +596,19 @@ def _refuse_entries(
     svi: SVI, source: Any, seen: Seen, guide: Seen, row_plates: set
 ) -> None:
     """Refuse parameters with an entry for each row: batches hold other rows."""
-    auto = _made_from(svi.guide, svi.model)
-    again = _other_rows(svi.model if auto else svi.guide, svi, source).sites
-    found = []
-    for name, site in (unknowns(seen.sites) if auto else guide.sites).items():
-        in_plate = bool(row_plates & _frames(site).keys())
-        is_entry = site["type"] == "param" or (auto and not in_plate)
-        others = np.shape(again[name]["value"]) if name in again else None
-        if is_entry and others not in (None, np.shape(site["value"])):
-            found.append(name)
-    for name, site in guide.sites.items():
-        in_plate = bool(row_plates & _frames(site).keys())
-        taken = site["type"] == "param" and site["kwargs"].get("event_dim") is not None
-        if in_plate and taken and np.size(site["value"]) > 1:
-            found.append(name)
+    auto, found = _made_from(svi.guide, svi.model), []
+    for fn, sites in ((svi.model, seen.sites), (svi.guide, guide.sites)):
+        again = _other_rows(fn, svi, source).sites
+        local = unknowns(sites) if auto and sites is seen.sites else ()
+        for name, site in sites.items():
+            in_plate = bool(row_plates & _frames(site).keys())
+            is_param = site["type"] == "param"
+            others = np.shape(again.get(name, site)["value"])
+            moves = others != np.shape(site["value"])
+            taken = site.get("kwargs", {}).get("event_dim") is not None
+            taken = is_param and in_plate and taken and np.size(site["value"]) > 1
+            if taken or (moves and (is_param or (name in local and not in_plate))):
+                found.append(name)
     for plate, (_, some) in _sizes(guide.sites).items():
         if plate in row_plates and _uses_indices(svi.guide, svi, source, plate, some):
             found.append(plate)
