@@ -488,8 +488,9 @@ import numpy as np
 from fitting import checkpoints
 
 mine = np.full(100_000, float(sys.argv[2]))
+facts = {"run": "", "code": "", "begin": 0, "done": 1}
 for _ in range(40):
-    checkpoints.write(pathlib.Path(sys.argv[1]), [mine, mine], run="", code="", done=1)
+    checkpoints.write(pathlib.Path(sys.argv[1]), [mine, mine], **facts)
 """
 
 
