@@ -608,14 +608,16 @@ def _refuse_entries(
             taken = site.get("kwargs", {}).get("event_dim") is not None
             taken = is_param and in_plate and taken and np.size(site["value"]) > 1
             if taken or (moves and (is_param or (name in local and not in_plate))):
-                found.append(name)
+                who = "model" if fn is svi.model else "guide"
+                what = "parameter" if is_param else "unknown"
+                found.append(f"{who}: {what} {name!r}")
     for plate, (_, some) in _sizes(guide.sites).items():
         if plate in row_plates and _uses_indices(svi.guide, svi, source, plate, some):
-            found.append(plate)
+            found.append(f"guide: what it looks up by the numbers of plate {plate!r}")
     if found:
         raise ValueError(
-            f"guide: {found[0]!r} has an entry for each row, which cannot follow the "
-            "rows of a batch. Compute what belongs to a row from its data (a network "
+            f"{found[0]} has an entry for each row, which cannot follow the rows of a "
+            "batch. Compute what belongs to a row from its data (a network "
             "does), pass row numbers and look entries up outside of the plate, or give "
             "all rows to each step"
         )
