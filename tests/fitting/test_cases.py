@@ -291,7 +291,7 @@ def test_observations_that_a_distribution_cannot_give_are_refused():
     wrong = (binary, y), (classes, np.tile([1, 2, 3], 8)), (counts, y - 2)
     for model, data in wrong:
         for options in ({}, {"batch_size": 4}):
-            with pytest.raises(ValueError, match="'y' observes values.*cannot give"):
+            with pytest.raises(ValueError, match=r"'y' observes values.*cannot give"):
                 fit(KEY, make_svi(model), 4, data, **options)
     fits_alike(binary, y - 1)
 
@@ -312,7 +312,7 @@ def test_keys_of_both_kinds_are_taken_and_vmap_over_fit_is_refused():
     ours = fit(old, make_svi(mean_model), 4, Y).losses
     theirs = make_svi(mean_model).run(old, 4, Y, progress_bar=False).losses
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    with pytest.raises(TypeError, match="rng_key: .*an array of keys instead"):
+    with pytest.raises(TypeError, match=r"rng_key: .*an array of keys instead"):
         jax.vmap(lambda k: fit(k, make_svi(mean_model), 4, Y).losses)(
             jax.random.split(KEY, 2)
         )
@@ -511,7 +511,7 @@ def test_a_discrete_unknown_needs_another_loss():  # 09
 
     y = jnp.array([0.9, 0.7, 0.2])
     for each in (guide, AutoNormal(model)):
-        with pytest.raises(ValueError, match="'faulty' is discrete.*TraceGraph_ELBO"):
+        with pytest.raises(ValueError, match=r"'faulty' is discrete.*TraceGraph_ELBO"):
             fit(KEY, make_svi(model, each), 4, y)
     loss = TraceGraph_ELBO(num_particles=50)
     found = fit(KEY, make_svi(model, guide, 0.01, loss), 1_000, y).params["p"]
@@ -611,7 +611,7 @@ def test_a_guide_with_a_factor_is_refused():  # 19
         s = numpyro.param("s", 1.0, constraint=constraints.positive)
         numpyro.sample("x", dist.TruncatedNormal(0.0, s, low=-10, high=10))
 
-    with pytest.raises(ValueError, match="'shape'.*Factors belong into the model"):
+    with pytest.raises(ValueError, match=r"'shape'.*Factors belong into the model"):
         fit(KEY, make_svi(model, with_factor), 4)
     assert fit(KEY, make_svi(model, sampled), 4).steps == 4
 
