@@ -201,41 +201,6 @@ def test_weights_see_what_changed_outside_of_the_arguments():
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [AutoDelta, AutoLaplaceApproximation])
-def test_points_have_no_weights(kind):
-    points = kind(model)
-    svi = SVI(model, points, numpyro.optim.Adam(0.1), Trace_ELBO())
-    params = svi.get_params(svi.init(KEY, Y))
-    with pytest.raises(ValueError, match="guide: expected a distribution, got points"):
-        log_weights(KEY, model, points, params, Y, num_draws=100)
-
-
-def test_a_guide_that_lacks_an_unknown_has_no_weights():
-    def two(y):
-        numpyro.sample("offset", dist.Normal(0, 1))
-        model(y)
-
-    message = r"guide: expected a site for each unknown .* none for \['offset'\]"
-    with pytest.raises(ValueError, match=message):
-        log_weights(KEY, two, guide, GOOD, Y, num_draws=100)
-
-
-def test_weights_see_what_changed_outside_of_the_arguments():
-    outside = {"y": Y}
-
-    def changing():
-        model(outside["y"])
-
-    def its_guide():
-        guide(outside["y"])
-
-    call = partial(log_weights, KEY, params=GOOD, num_draws=100)
-    for outside["y"] in (Y, Y + 1):
-        found = call(model=changing, guide=its_guide)
-        expected = call(model=model, guide=guide, y=outside["y"])
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def test_weights_that_are_nan():
     def broken():
         numpyro.factor("f", jnp.log(numpyro.sample("mu", dist.Normal())))

@@ -117,10 +117,10 @@ def test_rows_of_the_fit_with_a_plate_of_fixed_size():
 
 class Normed(nnx.Module):
     def __init__(self, rngs):
-        self.norm = nnx.BatchNorm(2, rngs=rngs)
+        self.norm = nnx.BatchNorm(2, momentum=0.5, rngs=rngs)
 
     def __call__(self, x):
-        return self.norm(x).sum(axis=1)
+        return self.norm(x).sum(axis=1) + self.norm.mean[...].sum()
 
 
 def test_mutable_state_is_that_of_the_fit():

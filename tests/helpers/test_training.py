@@ -1,5 +1,6 @@
-"""The training loop: the numbers of `svi.run`, one compilation, honest failures."""
+"""The training loop: the numbers of `svi.run`, evaluations, honest failures."""
 
+import gc
 import io
 from functools import partial
 
@@ -18,10 +19,11 @@ from numpyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
+from numpyro.optim import optax_to_numpyro
 
 from benchmarks.shared import bnn_model
 from helpers import training
-from helpers.training import NonFiniteLossError
+from helpers.training import NonFiniteLossError, log_predictive_density
 
 KEY = jax.random.key(3)
 Y = np.random.default_rng(0).normal(1.0, 1.0, 12).astype("float32")
@@ -31,7 +33,7 @@ fit = partial(training.fit, progress_bar=False)
 def model(y, size=None, *, scale=None):
     mu = numpyro.sample("mu", dist.Normal(0, 2))
     scale = numpyro.sample("s", dist.HalfNormal(1)) if scale is None else scale
-    with numpyro.plate("N", len(y) if size is None else size):
+    with numpyro.plate("N", size or len(y), subsample_size=len(y)):
         numpyro.sample("y", dist.Normal(mu, scale), obs=y)
 
 
@@ -63,9 +65,14 @@ def reference(svi):
     return svi.run(KEY, 24, Y, progress_bar=False)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 8, 1000, None])
-def test_numbers_are_those_of_svi_run(svi, reference, chunk_size):
-    result = fit(KEY, svi, 24, Y, chunk_size=chunk_size)
+def chunks_of(steps, tmp_path):
+    """Return options that end a chunk after so many steps: a checkpoint is due."""
+    return {"checkpoint": tmp_path / "run.npz", "checkpoint_every": steps}
+
+
+@pytest.mark.parametrize("steps", [2, 7, 8, None])
+def test_numbers_are_those_of_svi_run(svi, reference, tmp_path, steps):
+    result = fit(KEY, svi, 24, Y, **(chunks_of(steps, tmp_path) if steps else {}))
     np.testing.assert_array_equal(result.losses, reference.losses)
     assert result.losses.dtype == np.float32
     assert same(result.params, reference.params)
@@ -73,6 +80,14 @@ def test_numbers_are_those_of_svi_run(svi, reference, chunk_size):
     assert (result.steps, result.stopped) == (24, "all steps done")
     assert np.isfinite(result.steps_per_second)
     assert result.steps_per_second > 0
+
+
+def test_many_chunks(svi):
+    """As many as the clock wants, of sizes that grow."""
+    result = fit(KEY, svi, 1_000, Y)
+    expected = svi.run(KEY, 1_000, Y, progress_bar=False)
+    np.testing.assert_array_equal(result.losses, expected.losses)
+    assert same(result.params, expected.params)
 
 
 CALLS = {
@@ -86,7 +101,7 @@ CALLS = {
 def test_any_guide_and_any_arguments(call):
     guide, args, kwargs = CALLS[call]
     svi = make_svi(guide)
-    result = fit(KEY, svi, 9, *args, chunk_size=4, **kwargs)
+    result = fit(KEY, svi, 9, *args, **kwargs)
     expected = svi.run(KEY, 9, *args, progress_bar=False, **kwargs)
     np.testing.assert_array_equal(result.losses, expected.losses)
     assert same(result.params, expected.params)
@@ -96,37 +111,11 @@ def test_any_guide_and_any_arguments(call):
 def test_double_precision():
     with jax.enable_x64(True):
         key, y, svi = jax.random.key(0), np.asarray(Y, "float64"), make_svi()
-        result = fit(key, svi, 9, y, chunk_size=4)
+        result = fit(key, svi, 9, y)
         expected = svi.run(key, 9, y, progress_bar=False)
     assert result.losses.dtype == result.params["at"].dtype == np.float64
     np.testing.assert_array_equal(result.losses, expected.losses)
     assert same(result.params, expected.params)
-
-
-def test_compiles_once_and_data_are_arguments():
-    svi, cached = make_svi(), training._loop.run._cache_size
-    before = cached()
-    first = fit(KEY, svi, 10, Y, chunk_size=4)  # the last chunk is shorter
-    assert cached() == before + 1
-    again = fit(KEY, svi, 10, Y, chunk_size=4)
-    longer = fit(KEY, svi, 13, Y, chunk_size=4)
-    other = fit(KEY, svi, 10, Y + 1, chunk_size=4)
-    assert cached() == before + 1
-    np.testing.assert_array_equal(again.losses, first.losses)
-    np.testing.assert_array_equal(longer.losses[:10], first.losses)
-    assert (other.losses != first.losses).all()
-    fit(KEY, svi, 10, Y[:-1], chunk_size=4)
-    assert cached() == before + 2
-
-
-def test_constants_are_told_apart_by_value_and_type():
-    def counts(flag):
-        numpyro.param("a", 0.0)
-        numpyro.factor("f", 10.0 if flag is True else flag * 1.0)
-
-    svi = SVI(counts, lambda flag: None, optax.sgd(0.1), Trace_ELBO())
-    losses = [float(fit(KEY, svi, 2, flag).losses[0]) for flag in (1, True, 2, 1)]
-    assert losses == [-1, -10, -2, -1]
 
 
 def test_a_key_may_be_data():
@@ -138,18 +127,66 @@ def test_a_key_may_be_data():
     assert fit(KEY, svi, 1, KEY).losses == -jax.random.normal(KEY)
 
 
-def test_state_goes_on_where_the_fit_ended(svi, reference):
+# What svi.run takes, too
+
+
+def test_init_state(svi, reference):
     half = fit(KEY, svi, 12, Y)
     rest = svi.run(KEY, 12, Y, init_state=half.state, progress_bar=False)
     np.testing.assert_array_equal(rest.losses, reference.losses[12:])
+    ours = fit(KEY, svi, 12, Y, init_state=half.state)
+    np.testing.assert_array_equal(ours.losses, reference.losses[12:])
+    assert same(ours.params, reference.params)
+
+
+def test_init_state_for_a_guide_that_has_seen_nothing():
+    half = fit(KEY, make_svi(AutoNormal(model)), 6, Y)
+    ours = fit(KEY, make_svi(AutoNormal(model)), 6, Y, init_state=half.state)
+    whole = fit(KEY, make_svi(AutoNormal(model)), 12, Y)
+    np.testing.assert_allclose(ours.losses, whole.losses[6:], rtol=1e-5)
+
+
+def test_init_params(svi):
+    start = {"at": jnp.float32(3.0), "width": jnp.float32(0.2)}
+    ours = fit(KEY, svi, 6, Y, init_params=start)
+    theirs = svi.run(KEY, 6, Y, init_params=start, progress_bar=False)
+    np.testing.assert_array_equal(ours.losses, theirs.losses)
+    assert same(ours.params, theirs.params)
+
+
+def test_forward_mode_differentiation(svi):
+    options = {"forward_mode_differentiation": True}
+    ours = fit(KEY, svi, 6, Y, **options)
+    theirs = svi.run(KEY, 6, Y, progress_bar=False, **options)
+    np.testing.assert_array_equal(ours.losses, theirs.losses)
+    assert same(ours.params, theirs.params)
+
+    def looping(y):  # reverse mode cannot go through such a loop
+        mu = numpyro.sample("mu", dist.Normal(0, 2))
+        mu = jax.lax.while_loop(lambda z: z > 100, lambda z: z / 2, mu)
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    only_mu = partial(hand_guide, scale=1.0)
+    looped = SVI(looping, only_mu, optax.adam(0.05), Trace_ELBO())
+    assert np.isfinite(fit(KEY, looped, 3, Y, **options).losses).all()
+
+
+def test_stable_update_goes_on_after_a_bad_loss():
+    args = jnp.float32(3), jnp.array(False)
+    ours = fit(KEY, CLIMB, 8, *args, stable_update=True)
+    theirs = CLIMB.run(KEY, 8, *args, stable_update=True, progress_bar=False)
+    np.testing.assert_array_equal(ours.losses, theirs.losses)
+    assert np.isnan(ours.losses).sum() == 5
+    assert ours.params == theirs.params == {"a": 3}
+    assert (ours.steps, ours.stopped) == (8, "all steps done")
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_progress_bar(monkeypatch, capsys, svi, reference, shown):
+def test_progress_bar(monkeypatch, capsys, svi, reference, tmp_path, shown):
     written = io.StringIO()
     bar = partial(tqdm.tqdm, disable=False, file=written, mininterval=0)
     monkeypatch.setattr(training, "tqdm", bar)
-    training.fit(KEY, svi, 24, Y, chunk_size=8, progress_bar=shown)
+    training.fit(KEY, svi, 24, Y, progress_bar=shown, **chunks_of(8, tmp_path))
     if shown:
         text, last = written.getvalue(), reference.losses[-8:].mean()
         assert "24/24" in text
@@ -171,25 +208,20 @@ CLIMB = SVI(climbing, lambda limit, infinite: None, optax.sgd(1.0), Trace_ELBO()
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf"])
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 8, 9, 10])
-def test_non_finite_loss(step, bad):
-    """At the start and in the middle of chunks, and in the short last one."""
+@pytest.mark.parametrize("step", [1, 2, 4, 5, 9, 10])
+def test_non_finite_loss(tmp_path, step, bad):
+    """At the start and in the middle of chunks of four, and in the short last one."""
     args = (jnp.float32(step - 1), jnp.array(bad == "inf"))
     with pytest.raises(NonFiniteLossError) as caught:
-        fit(KEY, CLIMB, 10, *args, chunk_size=4)
+        fit(KEY, CLIMB, 10, *args, **chunks_of(4, tmp_path))
     error, kept = caught.value, caught.value.result
     assert error.step == step
-    assert f"at step {step};" in str(error)
-    assert bad in str(error)
+    assert f"the loss was {bad} at step {step}" in str(error)
     assert isinstance(error, FloatingPointError)
-    assert kept.stopped == "non-finite loss"
-    assert kept.steps == kept.losses.size == max(step - 2, 0)
+    assert kept.stopped == "not finite"
+    assert kept.steps == kept.losses.size == (step - 1) // 4 * 4
     np.testing.assert_array_equal(kept.losses, -np.arange(kept.steps, dtype="float32"))
     assert kept.params == {"a": kept.steps}
-    if step > 1:  # the state kept is the last one with a finite loss
-        state, loss = CLIMB.update(kept.state, *args)
-        assert loss == -kept.steps
-        assert not np.isfinite(CLIMB.update(state, *args)[1])
 
 
 def explode(count):
@@ -202,23 +234,24 @@ def exploding_svi():
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "chunk_size", "step"),
-    [(7, 4, 7), (7, None, 7), (20, 4, 8), (20, 7, 8), (20, None, 8)],
+    ("num_steps", "chunk", "step", "done"),
+    [(7, 6, 7, 6), (7, 7, 7, 0), (20, 1, 7, 6), (20, 6, 8, 6), (20, 20, 8, 0)],
 )
-def test_explosion_keeps_the_run_until_then(exploding_svi, num_steps, chunk_size, step):
+def test_explosion_keeps_the_run_until_then(
+    exploding_svi, tmp_path, num_steps, chunk, step, done
+):
     """Also where the very last update breaks the parameters and no loss shows it."""
     svi = exploding_svi
-    with pytest.raises(NonFiniteLossError, match=f"at step {step};") as caught:
-        fit(KEY, svi, num_steps, Y, chunk_size=chunk_size)
+    with pytest.raises(NonFiniteLossError, match=f"at step {step}[. ]") as caught:
+        fit(KEY, svi, num_steps, Y, **chunks_of(chunk, tmp_path))
     kept = caught.value.result
-    expected = fit(KEY, svi, 6, Y, chunk_size=4)
     assert caught.value.step == step
-    assert kept.steps == 6
-    np.testing.assert_array_equal(kept.losses, expected.losses)
-    assert same(kept.params, expected.params)
+    assert kept.steps == kept.losses.size == done
     assert all(np.isfinite(value) for value in kept.params.values())
-    assert same(kept.state.optim_state, expected.state.optim_state)
-    assert jnp.array_equal(kept.state.rng_key, expected.state.rng_key)
+    if done:
+        expected = fit(KEY, svi, done, Y)
+        np.testing.assert_allclose(kept.losses, expected.losses, rtol=1e-5)
+        assert jnp.array_equal(kept.state.rng_key, expected.state.rng_key)
 
 
 # Evaluations, early stopping, the best state. Here `a` is the number of steps done.
@@ -302,7 +335,7 @@ def test_a_bad_loss_between_evaluations_keeps_those_before():
 def test_evaluating_changes_no_loss(guide):
     svi = make_svi(guide)
     expected = svi.run(KEY, 24, Y, progress_bar=False)
-    evaluate = training.log_predictive_density(model, guide, 8, Y[:5])
+    evaluate = log_predictive_density(model, guide, 8, Y[:5])
     result = fit(KEY, svi, 24, Y, evaluate=evaluate, evaluate_every=7)
     np.testing.assert_array_equal(result.losses, expected.losses)
     assert same(result.params, expected.params)
@@ -328,15 +361,14 @@ def test_evaluation_keys_are_the_same_and_nobody_elses():
     assert values[0] not in np.asarray(others)
 
 
-def test_evaluate_is_compiled_once():
+def test_evaluate_is_traced_once():
     traced = []
 
     def evaluate(params, key):
         traced.append(1)
         return params["a"]
 
-    climb(30, evaluate, evaluate_every=3)
-    climb(30, evaluate, evaluate_every=2)
+    climb(300, evaluate, evaluate_every=3)
     assert len(traced) == 1
 
 
@@ -350,7 +382,7 @@ def test_non_finite_evaluation_keeps_the_run(bad):
     ) as e:
         climb(10, evaluate, evaluate_every=3)
     kept = e.value.result
-    assert (kept.steps, kept.stopped) == (6, "non-finite evaluation")
+    assert (kept.steps, kept.stopped) == (6, "not finite")
     assert kept.params == {"a": 6}
     assert kept.best_params == {"a": 3}
     assert kept.evaluations[0].tolist() == [3, 3]
@@ -367,9 +399,138 @@ def test_minus_infinity_is_merely_bad():
 
 def test_broken_parameters_are_named_before_the_evaluation(exploding_svi):
     options = {"evaluate": lambda params, key: params["at"], "evaluate_every": 7}
-    with pytest.raises(NonFiniteLossError, match=r"gave NaN or inf.* at step 7;") as e:
+    with pytest.raises(NonFiniteLossError, match=r"gave NaN or inf.* at step 7 ") as e:
         fit(KEY, exploding_svi, 20, Y, **options)
-    assert e.value.result.steps == 6
+    assert e.value.step == 7
+    assert e.value.result.steps == 0
+
+
+# Several runs
+
+
+KEYS = jax.random.split(KEY, 3)
+
+
+def minus_distance(params, key):
+    return -((params["mu_auto_loc"] - 0.6) ** 2)
+
+
+EVALUATED = {"evaluate": minus_distance, "evaluate_every": 2, "patience": 2}
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 5}], ids=["rows", "batches"])
+@pytest.mark.parametrize("look", [{}, EVALUATED], ids=["plain", "evaluated"])
+def test_each_of_several_runs_is_the_run_of_its_key(batch, look):
+    options = {"size": len(Y), **batch, **look}
+
+    def svi():
+        return make_svi(AutoNormal(model), optax.adam(0.2))
+
+    together = fit(KEYS, svi(), 20, Y, **options)
+    assert len(together.stopped) == len(together.steps) == len(KEYS)
+    for i, key in enumerate(KEYS):
+        alone, steps = fit(key, svi(), 20, Y, **options), together.steps[i]
+        assert (steps, together.stopped[i]) == (alone.steps, alone.stopped)
+        losses = together.losses[i]
+        np.testing.assert_allclose(losses[:steps], alone.losses, rtol=1e-3)
+        assert np.isnan(losses[steps:]).all()
+        for name, value in alone.params.items():
+            np.testing.assert_allclose(together.params[name][i], value, atol=1e-3)
+        if look:
+            seen = together.evaluations[i]
+            seen = seen[~np.isnan(seen[:, 1])]
+            np.testing.assert_allclose(seen, alone.evaluations, rtol=1e-2, atol=1e-4)
+            assert together.best_step[i] == alone.best_step
+            np.testing.assert_allclose(
+                together.best_params["mu_auto_loc"][i],
+                alone.best_params["mu_auto_loc"],
+                atol=1e-3,
+            )
+    assert len(np.unique(together.losses[:, 0])) == len(KEYS)
+
+
+def climbing_from_anywhere(limit):
+    """A run starts between 0 and 1, by its key, and adds 1 with each step."""
+    a = numpyro.param("a", jax.random.uniform)
+    numpyro.factor("f", jnp.where(a < limit, a, jnp.nan))
+
+
+ANYWHERE = SVI(climbing_from_anywhere, lambda limit: None, optax.sgd(1.0), Trace_ELBO())
+MANY_KEYS = jax.random.split(KEY, 8)
+
+
+def test_a_failing_run_among_several_stays_where_it_was():
+    look = {"evaluate": lambda params, key: params["a"], "evaluate_every": 2}
+    with pytest.warns(UserWarning, match=r"runs \[\d.*\] stopped: not finite"):
+        result = fit(MANY_KEYS, ANYWHERE, 6, jnp.float32(5.5), **look)
+    starts = -result.losses[:, 0]
+    failed = starts > 0.5  # at the loss of step 6
+    assert 0 < failed.sum() < len(MANY_KEYS)
+    for i, start in enumerate(starts):
+        steps = 4 if failed[i] else 6
+        assert result.steps[i] == steps
+        assert result.stopped[i] == ("not finite" if failed[i] else "all steps done")
+        expected = -(start + np.arange(steps))
+        np.testing.assert_allclose(result.losses[i, :steps], expected, rtol=1e-5)
+        assert np.isnan(result.losses[i, steps:]).all()
+        assert result.params["a"][i] == pytest.approx(start + steps, rel=1e-5)
+        assert result.best_step[i] == steps
+
+
+def test_all_runs_failing_raises():
+    with pytest.raises(NonFiniteLossError, match="the loss was nan at step 4") as e:
+        fit(MANY_KEYS, ANYWHERE, 6, jnp.float32(3.0))
+    assert e.value.step == 4
+    assert e.value.result.steps.tolist() == [0] * len(MANY_KEYS)
+    assert e.value.result.stopped == ["not finite"] * len(MANY_KEYS)
+
+
+# Nothing is remembered
+
+
+def test_what_changed_outside_of_the_arguments_is_seen():
+    outside = {"y": Y}
+
+    def changing():
+        model(outside["y"])
+
+    svi = SVI(changing, partial(hand_guide, Y), optax.adam(0.1), Trace_ELBO())
+    losses = []
+
+    def fit_again():
+        ours, theirs = fit(KEY, svi, 4), svi.run(KEY, 4, progress_bar=False)
+        np.testing.assert_array_equal(ours.losses, theirs.losses)
+        assert all(not np.array_equal(ours.losses, before) for before in losses)
+        losses.append(ours.losses)
+
+    fit_again()
+    outside["y"] = Y + 1
+    fit_again()
+    svi.loss = Trace_ELBO(num_particles=3)
+    fit_again()
+    svi.optim = optax_to_numpyro(optax.sgd(0.01))
+    fit_again()
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 10}], ids=["rows", "batches"])
+def test_fits_leave_no_arrays_behind(options):
+    x = np.ones((1_000, 2_000), "float32")  # 8 MB
+
+    def wide(x):
+        mu = numpyro.sample("mu", dist.Normal(0, 2))
+        with numpyro.plate("N", 1_000, subsample_size=len(x)):
+            numpyro.sample("x", dist.Normal(mu, 1).expand([2_000]).to_event(1), obs=x)
+
+    def live():
+        gc.collect()
+        return len(jax.live_arrays()), sum(a.nbytes for a in jax.live_arrays())
+
+    svi = SVI(wide, partial(hand_guide, scale=1.0), optax.adam(0.1), Trace_ELBO())
+    fit(KEY, svi, 2, x, **options)
+    before = live()
+    for _ in range(10):
+        fit(KEY, svi, 2, x, **options)
+    assert live() == before
 
 
 # Models and guides that go together with each other, and with the data.
@@ -385,7 +546,7 @@ def test_a_model_that_observes_nothing_of_its_data():
         numpyro.sample("y", dist.Normal(x, 1), obs=y)
 
     assert fit_once(forgetful, AutoNormal(forgetful), Y, Y).steps == 1
-    with pytest.raises(ValueError, match=r"obs=.* since .* data, got none .*\(12,\)"):
+    with pytest.raises(ValueError, match=r"obs=.* since .* data, got none.*\(y\)"):
         fit_once(forgetful, AutoNormal(forgetful), Y)
 
 
@@ -472,9 +633,7 @@ def test_log_predictive_density(guide):
     state = svi.init(KEY, X[:20], LABELS[:20])  # other rows than those to score
     params = svi.get_params(state)
     num_draws = 4_000
-    evaluate = training.log_predictive_density(
-        logistic, guide, num_draws, X[20:], LABELS[20:]
-    )
+    evaluate = log_predictive_density(logistic, guide, num_draws, X[20:], LABELS[20:])
     drawn = Predictive(guide, params=params, num_samples=num_draws)(KEY, X)["w"]
     expected = brute_force(drawn, X[20:], LABELS[20:])
     p = 1 / (1 + np.exp(-np.asarray(drawn) @ X[20:].T))
@@ -492,7 +651,7 @@ def test_log_predictive_density_of_one_draw_is_exact():
     def fixed(x, y=None):
         numpyro.sample("w", dist.Delta(jnp.array([0.5, -1.0])).to_event(1))
 
-    found = training.log_predictive_density(logistic, fixed, 3, X, y=LABELS)({}, KEY)
+    found = log_predictive_density(logistic, fixed, 3, X, y=LABELS)({}, KEY)
     np.testing.assert_allclose(found, brute_force([[0.5, -1.0]], X, LABELS), rtol=1e-5)
 
 
@@ -500,9 +659,7 @@ def test_log_predictive_density_of_a_network():
     (x, y), (x_val, y_val), _ = bnn_model.make_data()
     guide = AutoNormal(bnn_model.model)
     svi = SVI(bnn_model.model, guide, optax.adam(0.01), Trace_ELBO())
-    evaluate = training.log_predictive_density(
-        bnn_model.model, guide, 500, x_val, y_val
-    )
+    evaluate = log_predictive_density(bnn_model.model, guide, 500, x_val, y_val)
     result = fit(KEY, svi, 100, x, y, evaluate=evaluate, evaluate_every=50)
     weights = Predictive(guide, params=result.params, num_samples=500)(KEY, x_val)
     predict = Predictive(bnn_model.model, weights, return_sites=["p"], parallel=True)
@@ -513,17 +670,35 @@ def test_log_predictive_density_of_a_network():
     assert result.evaluations[-1, 1] == pytest.approx(expected, abs=6 * error)
 
 
-def test_masks_are_refused():
-    def masked(y):
+def fixed_mean(y, mask=None):
+    numpyro.sample("a", dist.Delta(0.3))
+
+
+def masked(y, mask=True):
+    a = numpyro.sample("a", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)), numpyro.handlers.mask(mask=mask):
+        numpyro.sample("y", dist.Normal(a, 1), obs=y)
+
+
+def test_masked_observations_are_not_scored():
+    seen = Y > 0.5
+    assert 0 < seen.sum() < len(Y)
+    hidden = np.where(seen, Y, 1e6).astype("float32")
+    found = log_predictive_density(masked, fixed_mean, 2, hidden, seen)({}, KEY)
+    alone = log_predictive_density(masked, fixed_mean, 2, Y[seen])({}, KEY)
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+    everything = log_predictive_density(masked, fixed_mean, 2, Y)({}, KEY)
+    assert abs(found - everything) > 0.01
+
+
+def test_a_mask_of_parts_of_an_observation_is_refused():
+    def parts(y, mask):
         a = numpyro.sample("a", dist.Normal(0, 1))
-        with numpyro.handlers.mask(mask=Y > 0):
-            numpyro.sample("y", dist.Normal(a, 1), obs=y)
+        normal = dist.Normal(a, 1).expand([len(y)]).mask(mask).to_event(1)
+        numpyro.sample("y", normal, obs=y)
 
-    def fixed(y):
-        numpyro.sample("a", dist.Delta(0.0))
-
-    evaluate = training.log_predictive_density(masked, fixed, 2, Y)
-    with pytest.raises(ValueError, match="all of 'y' to be observed, got a mask"):
+    evaluate = log_predictive_density(parts, fixed_mean, 2, Y, Y > 0.5)
+    with pytest.raises(ValueError, match="a mask of whole observations at 'y'"):
         evaluate({}, KEY)
 
 
@@ -537,7 +712,7 @@ def test_several_sites_and_factors():
     def fixed(y, z):
         numpyro.sample("a", dist.Delta(0.0))
 
-    make = partial(training.log_predictive_density, two, fixed, 2, Y, Y)
+    make = partial(log_predictive_density, two, fixed, 2, Y, Y)
     expected = dist.Normal(0, 2).log_prob(Y).mean()
     np.testing.assert_allclose(make(site="z")({}, KEY), expected, rtol=1e-5)
     with pytest.raises(ValueError, match=r"site: expected a name.* \['y', 'z'\]"):
@@ -547,9 +722,7 @@ def test_several_sites_and_factors():
 
 
 def test_a_column_of_labels_is_not_scored_as_a_vector():
-    columns = training.log_predictive_density(
-        logistic, logistic_guide, 2, X, LABELS[:, None]
-    )
+    columns = log_predictive_density(logistic, logistic_guide, 2, X, LABELS[:, None])
     message = r"'y' has shape \(30,\) .* its data of shape \(30, 1\).* \.squeeze"
     with pytest.raises(ValueError, match=message):
         columns(PARAMS, KEY)
@@ -568,12 +741,11 @@ PARAMS = {"at": jnp.zeros(2)}
         ({"guide": None}, PARAMS, TypeError, "guide: expected a callable, got None"),
         ({"num_draws": 0}, PARAMS, ValueError, "num_draws: .*least 1, got 0"),
         ({"site": 1}, PARAMS, TypeError, "site: expected a name, got 1"),
-        ({"x": X * np.nan}, PARAMS, ValueError, "model argument 0: .*60 NaN"),
         (
             {"guide": AutoNormal(logistic)},
             {},
             ValueError,
-            "guide: .*got a new AutoNorm",
+            "guide: this AutoNormal is new",
         ),
         ({"y": None}, PARAMS, ValueError, r"model: expected data or draws.*\['y'\]"),
         ({"guide": lambda x, y: None}, {}, ValueError, r"model: .*for \['w'\], got"),
@@ -585,16 +757,7 @@ def test_bad_input_to_log_predictive_density(change, params, error, message):
     given = given | {"y": LABELS, "site": None} | change
     site = given.pop("site")
     with pytest.raises(error, match=message):
-        training.log_predictive_density(*given.values(), site=site)(params, KEY)
-
-
-class Frame:
-    """What counts of a data frame: it is compared number by number."""
-
-    __hash__ = None
-
-    def to_numpy(self):
-        return Y
+        log_predictive_density(*given.values(), site=site)(params, KEY)
 
 
 def good(params, key):
@@ -603,10 +766,13 @@ def good(params, key):
 
 A_KEY = r"rng_key: expected a key made by jax\.random\.key\(seed\), got "
 BAD_INPUT = [
-    ({"rng_key": jax.random.PRNGKey(0)}, TypeError, A_KEY + r".*\(2,\).*uint32"),
     ({"rng_key": 0}, TypeError, A_KEY + "0"),
     ({"rng_key": None}, TypeError, A_KEY + "None"),
-    ({"rng_key": jax.random.split(KEY)}, ValueError, r"rng_key: .*one key.*\(2,\)"),
+    (
+        {"rng_key": jax.random.split(KEY, (2, 2))},
+        ValueError,
+        r"rng_key: expected one key or a row of keys, got shape \(2, 2\)",
+    ),
     ({"svi": model}, TypeError, "svi: expected numpyro.infer.SVI, got function"),
     (
         {"svi": SVI(model, hand_guide, optax.adam(0.1), Trace_ELBO)},
@@ -622,8 +788,6 @@ BAD_INPUT = [
     ({"num_steps": 2.5}, TypeError, r"num_steps: .*whole number, got 2\.5"),
     ({"num_steps": True}, TypeError, "num_steps: .*whole number, got True"),
     ({"num_steps": "9"}, TypeError, "num_steps: .*whole number, got '9'"),
-    ({"chunk_size": 0}, ValueError, "chunk_size: expected at least 1, got 0"),
-    ({"chunk_size": 1.0}, TypeError, r"chunk_size: .*whole number, got 1\.0"),
     ({"progress_bar": "yes"}, TypeError, "progress_bar: .*True or False, got 'yes'"),
     ({"progress_bar": 1}, TypeError, "progress_bar: .*True or False, got 1"),
     ({"evaluate": 3}, TypeError, "evaluate: expected a function .*, got int"),
@@ -633,28 +797,10 @@ BAD_INPUT = [
     ({"evaluate": lambda p, k: Y}, ValueError, r"evaluate: .*one number, got \(12,\)"),
     ({"evaluate": lambda p, k: p}, ValueError, "evaluate: .*one number, got dict"),
     ({"evaluate": lambda p, k: None}, ValueError, "evaluate: .*number, got NoneType"),
-    ({"evaluate": lambda p, k: float(p["at"])}, TypeError, "evaluate: .*can trace"),
-    ({"y": Y[:0]}, ValueError, r"model argument 0: .*data, got none \(shape \(0,\)\)"),
-    ({"y": np.zeros(0, bool)}, ValueError, "model argument 0: .*data, got none"),
-    ({"y": Y * np.nan}, ValueError, "model argument 0: .*finite.*got 12 NaN or inf"),
-    ({"y": jnp.array([1, jnp.inf])}, ValueError, "argument 0: .*finite.*got 1 .*of 2"),
-    (
-        {"y": {"a": [Y, Y * np.inf]}},
-        ValueError,
-        r"argument 0\['a'\]\[1\]: expected finite",
-    ),
-    ({"y": np.array(["a"])}, TypeError, "model argument 0: .*array of numbers, got"),
-    ({"y": {1, 2}}, TypeError, "model argument 0: expected an array.*, got set"),
-    ({"y": Y.tolist()}, TypeError, r"model argument 0: .*got list; np\.asarray"),
-    ({"y": {"a": [[1.0], [2.0]]}}, TypeError, r"argument 0\['a'\]: .*got list; np"),
-    ({"y": Frame()}, TypeError, r"model argument 0: .*got Frame; \.to_numpy\(\) makes"),
-    (
-        {"y": np.ma.masked_greater(Y, 1)},
-        ValueError,
-        "model argument 0: expected numbers without a mask, got 7 masked of 12",
-    ),
-    ({"scale": Y * np.nan}, ValueError, "scale: expected finite numbers, got 12"),
-    ({"scale": float("nan")}, ValueError, "scale: expected finite numbers, got 1"),
+    ({"evaluate": lambda p, k: float(p["at"])}, TypeError, "[Tt]race"),
+    ({"y": Y * np.nan}, ValueError, "model: site 'y' observes 12 NaN or inf.* of 12"),
+    ({"y": jnp.array([1, jnp.inf])}, ValueError, r"'y' observes 1 .* 2, .*index \(1,"),
+    ({"scale": Y * np.nan}, ValueError, "step 1: scale has 12 NaN .* of 12"),
 ]
 
 
