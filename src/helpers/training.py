@@ -184,7 +184,8 @@ def compiled_loop(
         value = lax.cond(
             due, score, lambda *_: jnp.array(jnp.nan, values.dtype), state, key
         )
-        better = sound & ((value > run.best_value) | (due & (run.best_step == 0)))
+        first = due & (run.best_step == 0) & (value < jnp.inf)
+        better = sound & (first | ((value > run.best_value) & (value < jnp.inf)))
         now = now._replace(
             best_state=choose(better, state, run.best_state),
             best_step=jnp.where(better, steps, run.best_step),
@@ -288,8 +289,9 @@ def fit(
         What model and guide are called with.
     batch_size : int, optional
         Rows in a step. All arrays among the arguments are then tables with the same
-        rows, and model and guide get the same rows of each. Epochs are shuffled anew
-        and follow each other without a break: no row is left out, no batch is short.
+        rows, and model and guide get the same rows of each; rows must not depend on
+        each other (standardize columns before). Epochs are shuffled anew and follow
+        each other without a break: no row is left out, no batch is short.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
         arguments or a dictionary of keyword arguments, all of the same shapes. Or a
