@@ -34,7 +34,8 @@ from setup_check import check_setup
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SECONDS_LIMIT = 90
+SECONDS_LIMIT = 90  # on a machine that takes QUIET seconds for the sum in `pace`
+QUIET = 0.75
 MIB_LIMIT = 2048
 CORES = 2  # the limits above are meant for a machine with two cores
 CELL_TIMEOUT = 300
@@ -404,6 +405,16 @@ def run(nb: nbformat.NotebookNode, folder: Path) -> tuple[float, int]:
     return round(time.perf_counter() - start, 1), memory.mib
 
 
+def pace() -> float:
+    """Return how many times slower this machine is now than the limits assume.
+
+    Shared machines run at half their speed at times. A fixed sum in plain Python tells.
+    """
+    start = time.perf_counter()
+    sum(i * i for i in range(10**7))
+    return round(max(1.0, (time.perf_counter() - start) / QUIET), 2)
+
+
 def device() -> str:
     """Ask another process for the device: JAX may take all of a GPU's memory."""
     code = "from helpers.environment import device; print(device())"
@@ -423,7 +434,9 @@ def execute(path: Path, where: str) -> list[str]:
         nb = read(path)
         nb["cells"] = unstamped(nb)
         before = hashes(nb)
+        slower = pace()
         seconds, peak = run(nb, path.parent)
+        slower = round((slower + pace()) / 2, 2)
     except UnreadableError as error:
         print("not run")
         return [str(error)]
@@ -433,7 +446,7 @@ def execute(path: Path, where: str) -> list[str]:
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print("failed, not stored")
         return [re.sub(r"\x1b\[[\d;]*m", "", str(error))]
-    print(f"{seconds:6.1f} s {peak:6d} MiB", end="  ", flush=True)
+    print(f"{seconds:6.1f} s {peak:6d} MiB  x{slower}", end="  ", flush=True)
     tidy(nb)
     faults = output_faults(nb)
     if not faults:
@@ -441,6 +454,7 @@ def execute(path: Path, where: str) -> list[str]:
             "executed": datetime.date.today().isoformat(),
             "seconds": seconds,
             "peak_mib": peak,
+            "slower": slower,
             "device": where,
             "versions": environment.versions(),
             "sha256": {**before, "outputs": hashes(nb)["outputs"]},
@@ -448,7 +462,8 @@ def execute(path: Path, where: str) -> list[str]:
         stamp(nb, facts)
         faults = store(nb, path)
     print("not stored" if faults else "stored")
-    for value, limit, unit in ((seconds, SECONDS_LIMIT, "s"), (peak, MIB_LIMIT, "MiB")):
+    quiet = round(seconds / slower, 1)
+    for value, limit, unit in ((quiet, SECONDS_LIMIT, "s"), (peak, MIB_LIMIT, "MiB")):
         if value > limit:
             print(
                 f"  {value} {unit}, of the {limit} {unit} that the course allows "

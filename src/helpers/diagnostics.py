@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from arviz_stats.base import array_stats
-from numpyro.handlers import replay, seed, substitute
+from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import log_density
 from scipy.integrate import cumulative_trapezoid, trapezoid
 from scipy.special import logsumexp
@@ -72,10 +72,10 @@ def log_weights(
     def one(key: jax.Array) -> jax.Array:
         guide_key, model_key = jax.random.split(key)
         drawn = seed(fitted_guide, guide_key)
-        log_q, trace = log_density(drawn, model_args, model_kwargs, {})
-        scored = seed(replay(fitted_model, trace), model_key)
+        log_q, guide_trace = log_density(drawn, model_args, model_kwargs, {})
+        scored = seed(replay(fitted_model, guide_trace), model_key)
         log_p, model_trace = log_density(scored, model_args, model_kwargs, {})
-        draws.refuse_missing(params, trace | model_trace)
+        draws.refuse_missing(params, guide_trace | model_trace)
         return log_p - log_q
 
     def every(keys: jax.Array) -> jax.Array:
@@ -102,10 +102,17 @@ def _refuse_no_density(
     if seen.error is not None or drawn.error is not None:
         return  # it will be raised again where it belongs
     checks.refuse_values(seen.sites)
+    # A guide may draw one unknown for all others, which then stand as points.
+    first, second = (
+        trace(seed(guide, key)).get_trace(*args, **kwargs)
+        for key in jax.random.split(jax.random.key(0))
+    )
     points = [
         name
-        for name, site in drawn.sites.items()
-        if site["type"] == "sample" and checks.is_point(site) and name in seen.sites
+        for name in drawn.sites.keys() & seen.sites.keys()
+        if drawn.sites[name]["type"] == "sample"
+        and checks.is_point(drawn.sites[name])
+        and np.array_equal(first[name]["value"], second[name]["value"])
     ]
     if points:
         raise ValueError(
