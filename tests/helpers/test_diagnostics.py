@@ -8,8 +8,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoNormal
+from numpyro.infer import SVI, Trace_ELBO, init_to_median
+from numpyro.infer.autoguide import (
+    AutoDelta,
+    AutoLaplaceApproximation,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from scipy import stats
 from scipy.special import betaln, expit, gammaln, xlog1py, xlogy
 
@@ -173,6 +178,17 @@ def test_points_have_no_weights(kind):
     params = svi.get_params(svi.init(KEY, Y))
     with pytest.raises(ValueError, match="guide: expected a distribution, got points"):
         log_weights(KEY, model, points, params, Y, num_draws=100)
+
+
+def test_a_guide_that_draws_all_unknowns_as_one_has_weights():
+    # Its unknowns stand as points with a density, beside the one that it draws.
+    means = []
+    for kind in (AutoNormal, AutoMultivariateNormal):
+        joint = kind(model, init_scale=0.1, init_loc_fn=init_to_median)
+        svi = SVI(model, joint, numpyro.optim.Adam(0.1), Trace_ELBO())
+        params = svi.get_params(svi.init(KEY, Y))
+        means.append(log_weights(KEY, model, joint, params, Y, num_draws=2_000).mean())
+    assert means[0] == pytest.approx(means[1], abs=0.1)
 
 
 def test_a_guide_that_lacks_an_unknown_has_no_weights():
