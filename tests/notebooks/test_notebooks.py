@@ -180,6 +180,13 @@ def test_each_rule_finds_what_breaks_it(nb, rule, change):
     assert list(rule(nb)) != []
 
 
+def test_a_busy_machine_tells_nothing_of_the_seconds(nb):
+    stamp(nb, seconds=91.0, slower=execute.BUSY)
+    assert list(rules.is_within_budget(nb)) == []
+    stamp(nb, seconds=91.0, slower=1.2)
+    assert len(list(rules.is_within_budget(nb))) == 1
+
+
 def test_each_rule_is_tested():
     assert {rule for rule, _ in BREAKS} == set(rules.RULES)
 
