@@ -31,10 +31,7 @@ def equal(losses, expected):
     return losses.shape == (500,) and np.allclose(losses, expected, rtol=1e-4, atol=0)
 
 
-SPREAD = "fit cannot lift arrays that lie in several processes out of its program yet"
-
-
-@pytest.mark.xfail(reason=SPREAD, strict=True)
+@pytest.mark.xfail(reason="fit cannot lift arrays that lie in several processes yet")
 def test_two_processes_have_the_losses_of_one(one_device):
     placed, losses = one_device
     both, _ = processes.run(2, rows=ROWS, timeout=120)
