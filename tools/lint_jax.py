@@ -34,6 +34,8 @@ LOOKERS = set(
         "enumerate",
         "tuple",
         "list",
+        "hoisted",  # these two are the course's own
+        "Keeper",
     ]
 )
 KEY_NAME = re.compile(r"(^|_)keys?$")

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.infer import SVI
 
 NEVER = np.iinfo("int32").max
@@ -206,7 +208,7 @@ class Options(NamedTuple):
     every: int
     patience: int
     checkpoint: Any
-    checkpoint_every: int
+    checkpoint_every: int  # NEVER without a checkpoint
     stable_update: bool
     forward_mode_differentiation: bool
     facts: tuple
@@ -214,6 +216,15 @@ class Options(NamedTuple):
     def going(self, run: Any) -> Any:
         """Return whether a run, or each of several, goes on."""
         return ~run.failed & (run.waited < self.patience)
+
+    def steps_from(self, done: int, pace: int) -> int:
+        """Return how many steps to take: a checkpoint ends a chunk."""
+        left = self.checkpoint_every - done % self.checkpoint_every
+        return min(pace, self.num_steps - done, left)
+
+    def due(self, done: int) -> bool:
+        """Return whether there should be a checkpoint after so many steps."""
+        return done % self.checkpoint_every == 0
 
     def reasons(self, run: Any, otherwise: str) -> list[str]:
         """Return why each run ended."""
@@ -228,20 +239,7 @@ class Options(NamedTuple):
 
 
 def options(
-    rng_key: Any,
-    svi: Any,
-    num_steps: Any,
-    model_kwargs: dict,
-    model_args: tuple,
-    batch_size: Any,
-    batches: Any,
-    num_rows: Any,
-    evaluate: Any,
-    evaluate_every: Any,
-    patience: Any,
-    checkpoint: Any,
-    checkpoint_every: Any,
-    **others: Any,
+    rng_key: Any, svi: Any, model_args: tuple, model_kwargs: dict, **given: Any
 ) -> Options:
     """Check the arguments of a fit against each other; errors name the argument."""
     count = keys("rng_key", rng_key)
@@ -250,65 +248,52 @@ def options(
     if isinstance(svi.loss, type):
         name = svi.loss.__name__
         raise TypeError(f"svi: expected a loss such as {name}(), got the class {name}")
-    named = {
-        "batch_size": batch_size,
-        "num_rows": num_rows,
-        "patience": patience,
-        "checkpoint_every": checkpoint_every,
-    }
-    whole = {"num_steps": num_steps, "evaluate_every": evaluate_every, **named}
-    for name, value in whole.items():
-        if value is not None or name in ("num_steps", "evaluate_every"):
-            positive_int(name, value, most=NEVER)
+    optional = ["batch_size", "num_rows", "patience", "checkpoint_every"]
+    for name in ("num_steps", "evaluate_every", *optional):
+        if given[name] is not None or name not in optional:
+            positive_int(name, given[name], most=NEVER)
     for name in ("progress_bar", "unchecked", "stable_update"):
-        if not isinstance(others[name], bool | np.bool_):
+        if not isinstance(given[name], bool | np.bool_):
+            raise TypeError(f"{name}: expected True or False, got {shown(given[name])}")
+    for name in sorted(parameters_of(svi.model)):
+        if name in (*optional, "batches", "evaluate") and given[name] is not None:
             raise TypeError(
-                f"{name}: expected True or False, got {shown(others[name])}"
+                f"{name}: both an option of fit and an argument of the model; bind the "
+                f"model's own, functools.partial(model, {name}=...), in model and guide"
             )
-    given = {n for n, v in named.items() if v is not None}
-    given |= {
-        n for n, v in (("batches", batches), ("evaluate", evaluate)) if v is not None
-    }
-    if both := sorted(given & set(parameters_of(svi.model))):
-        raise TypeError(
-            f"{both[0]}: both an option of fit and an argument of the model; bind the "
-            f"model's own, functools.partial(model, {both[0]}=...), in model and guide"
-        )
     for name, needs in (
         ("patience", "evaluate"),
         ("checkpoint_every", "checkpoint"),
         ("num_rows", "batches"),
     ):
-        if (
-            whole[name] is not None
-            and {"evaluate": evaluate, "checkpoint": checkpoint, "batches": batches}[
-                needs
-            ]
-            is None
-        ):
+        if given[name] is not None and given[needs] is None:
             raise ValueError(
-                f"{name}: expected None without {needs}, got {whole[name]}"
+                f"{name}: expected None without {needs}, got {given[name]}"
             )
+    evaluate, every = given["evaluate"], given["evaluate_every"]
     if evaluate is not None and not callable(evaluate):
+        what = type(evaluate).__name__
         raise TypeError(
-            "evaluate: expected a function of parameters and a key, "
-            f"got {type(evaluate).__name__}"
+            f"evaluate: expected a function of parameters and a key, got {what}"
         )
-    if batches is not None:
-        _check_batches(batches, batch_size, num_rows, model_args, count)
+    if given["batches"] is not None:
+        _check_batches(
+            given["batches"], given["batch_size"], given["num_rows"], model_args, count
+        )
+    often = given["checkpoint_every"] or -(-given["num_steps"] // 20)
     return Options(
         many=count is not None,
-        num_steps=int(num_steps),
-        batch_size=batch_size,
-        batches=batches,
-        num_rows=num_rows,
-        every=int(evaluate_every),
-        patience=NEVER if patience is None else int(patience),
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every or -(-num_steps // 20),
-        stable_update=others["stable_update"],
-        forward_mode_differentiation=others["forward_mode_differentiation"],
-        facts=(batch_size, num_rows, evaluate is not None and evaluate_every),
+        num_steps=int(given["num_steps"]),
+        batch_size=given["batch_size"],
+        batches=given["batches"],
+        num_rows=given["num_rows"],
+        every=int(every),
+        patience=NEVER if given["patience"] is None else int(given["patience"]),
+        checkpoint=given["checkpoint"],
+        checkpoint_every=NEVER if given["checkpoint"] is None else often,
+        stable_update=given["stable_update"],
+        forward_mode_differentiation=given["forward_mode_differentiation"],
+        facts=(given["batch_size"], given["num_rows"], evaluate is not None and every),
     )
 
 
@@ -385,6 +370,26 @@ def refuse_cast(named: Iterator[tuple[str, Any]], used: list | None = None) -> N
             )
 
 
+def settled(tree: Any, arguments: Any) -> Any:
+    """Return arrays with types and places that compiled code returns as they are.
+
+    Without it, code is compiled again for what it returned: for a type that gives way
+    to others (of a Python number), and for arrays on one device beside `arguments` on
+    several.
+    """
+
+    def strong(leaf):
+        weak = getattr(leaf, "weak_type", False) or not hasattr(leaf, "dtype")
+        return lax.convert_element_type(leaf, jnp.result_type(leaf)) if weak else leaf
+
+    tree = jax.tree.map(strong, tree)
+    arrays = [x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array)]
+    meshes = {x.sharding.mesh for x in arrays if isinstance(x.sharding, NamedSharding)}
+    if len(meshes) != 1 or jax.process_count() > 1:
+        return tree
+    return jax.device_put(tree, NamedSharding(*meshes, PartitionSpec()))
+
+
 def hoisted(
     function: Callable, *example: Any, given: Iterator[tuple[str, Any]] = ()
 ) -> Callable:
@@ -410,7 +415,11 @@ def hoisted(
     with np.errstate(over="ignore"):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
     refuse_cast(given, closed.consts)
-    tree, constants = jax.tree.structure(shape), jax.device_put(closed.consts)
+    tree = jax.tree.structure(shape)
+    # Arrays of JAX stay where they are: they may be spread over devices or processes.
+    constants = [
+        c if isinstance(c, jax.Array) else jax.device_put(c) for c in closed.consts
+    ]
 
     @jax.jit
     def compiled(constants, leaves):

@@ -231,10 +231,12 @@ class Stream:
         self.batch_rows = lengths[0]
         size = sum(array.nbytes for array in self.moving.values())
         self.most = max(1, min(BATCHES, BYTES // max(size, 1)))
-        self.example = {
-            name: jax.ShapeDtypeStruct(
-                (self.most, *array.shape), jax.dtypes.canonicalize_dtype(array.dtype)
-            )
+        self.example = self._blank()
+
+    def _blank(self) -> dict[str, np.ndarray]:
+        """Return room for the batches of some steps."""
+        return {
+            name: np.empty((self.most, *array.shape), array.dtype)
             for name, array in self.moving.items()
         }
 
@@ -300,11 +302,7 @@ class Stream:
 
     def take(self, done: int, steps: int) -> tuple[int, dict[str, jax.Array] | None]:
         """Return how many steps there are data for, and the data."""
-        pieces = {
-            name: np.empty((self.most, *array.shape), array.dtype)
-            for name, array in self.moving.items()
-        }
-        count = 0
+        pieces, count = self._blank(), 0
         while count < steps and self.problem is None:
             at, held, self.held = done + count, self.held, None
             batch = held if held and at == 0 else self._next(at)  # a run may resume

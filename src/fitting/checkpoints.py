@@ -1,13 +1,13 @@
 """Checkpoints of a fit: one file, whole or not there at all."""
 
-import contextlib
 import hashlib
 import os
+import re
 import tempfile
+import uuid
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,31 +64,16 @@ def fingerprint(rng_key: jax.Array, arguments: tuple, *facts: Any) -> str:
     return repr(parts)
 
 
-def _operations(jaxpr: Any) -> Iterator[str]:
-    """Yield what a traced program does, step by step, without the order of steps."""
-    for equation in jaxpr.eqns:
-        inner, plain = [], []
-        for name, value in sorted(equation.params.items()):
-            values = value if isinstance(value, tuple | list) else [value]
-            bodies = [getattr(v, "jaxpr", v) for v in values]
-            bodies = [body for body in bodies if hasattr(body, "eqns")]
-            inner += bodies
-            simple = int | float | str | type(None)
-            if all(isinstance(v, simple) for v in values):
-                plain.append(f"{name}={value}")
-        literals = [str(v.val) for v in equation.invars if hasattr(v, "val")]
-        results = [str(v.aval) for v in equation.outvars]
-        yield f"{equation.primitive} {plain} {sorted(literals)} {results}"
-        for body in inner:
-            yield from _operations(body)
-
-
 def code_of(program: Any) -> str:
     """Return a short text that changes when model, guide or optimizer are edited.
 
-    Other processes may add the sites of a model in another order: order does not count.
+    It counts the words of the traced program but for its variables. Other processes may
+    add the sites of a model in another order: order does not count.
     """
-    counted = sorted(Counter(_operations(program.jaxpr)).items())
+    text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))  # places in memory
+    variables = set(re.findall(r"\b([a-z]+):", text))
+    words = Counter(re.findall(r"[\w.+-]+", text))
+    counted = sorted(pair for pair in words.items() if pair[0] not in variables)
     arrays = sorted(fingerprint(np.zeros(0), (array,)) for array in program.consts)
     return hashlib.sha256(repr((counted, arrays)).encode()).hexdigest()
 
@@ -106,52 +91,30 @@ def write(path: Path, tree: Any, **facts: Any) -> None:
     are on the disk in full: a crash at any moment leaves one or the other.
     """
     leaves = {f"leaf_{i}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-    number, beside = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(number, "wb") as file:
+        with beside.open("xb") as file:
             np.savez(file, format=FORMAT, **facts, **leaves)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-
-
-def _umask() -> int:
-    """Return which permissions new files lack (a temporary file has fewer)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        beside.unlink(missing_ok=True)
 
 
 class Keeper:
-    """Where and when a run is kept; without a path, nowhere and never."""
+    """The file that a run is kept in."""
 
     def __init__(self, options: Any, rng_key: jax.Array, source: Any, program: Any):
-        self.num_steps, self.every = options.num_steps, options.checkpoint_every
-        self.path, self.saved = None, 0
-        if options.checkpoint is not None:
-            self.path = path_of(options.checkpoint)
-            data = getattr(source, "tables", None), source.first
-            self.run = fingerprint(rng_key, data, *options.facts)
-            self.code = code_of(program)
-
-    def steps_from(self, done: int, pace: int) -> int:
-        """Return how many steps to take: a checkpoint ends a chunk."""
-        steps = min(pace, self.num_steps - done)
-        return (
-            steps if self.path is None else min(steps, self.every - done % self.every)
-        )
-
-    def due(self, done: int) -> bool:
-        """Return whether there should be a checkpoint after so many steps."""
-        return self.path is not None and done % self.every == 0
+        self.num_steps, self.saved = options.num_steps, 0
+        self.path = path_of(options.checkpoint)
+        data = getattr(source, "tables", None), source.first
+        self.run = fingerprint(rng_key, data, *options.facts)
+        self.code = code_of(program)
 
     def save(self, done: int, tree: Any) -> None:
         """Store a run, unless the file has it."""
-        if self.path is not None and done != self.saved:
+        if done != self.saved:
             facts = {"run": self.run, "code": self.code, "begin": self.begin}
             write(self.path, tree, **facts, done=done)
             self.saved = done
@@ -165,8 +128,6 @@ class Keeper:
             If the file is damaged, or of another run. A `UserWarning` says where model,
             guide or optimizer seem to have been edited since.
         """
-        if self.path is None:
-            return 0, tree
         self.begin = begin_of(tree)
         if not self.path.exists():
             return 0, tree

@@ -21,16 +21,9 @@ from numpyro.infer import SVI
 from numpyro.infer.autoguide import AutoGuide, AutoGuideList
 from numpyro.infer.svi import SVIState
 from numpyro.primitives import Messenger
-from optax.contrib import ReduceLROnPlateauState
 
-from fitting.arguments import (
-    NEVER,
-    faults,
-    hoisted,
-    is_array,
-    not_finite,
-    parameters_of,
-)
+from fitting.arguments import hoisted, is_array, not_finite, parameters_of
+from fitting.endings import cause
 
 KNOW_BETTER = " Where this is meant, say unchecked=True"
 REPEATED = (
@@ -308,7 +301,7 @@ def _refuse_weights(who: str, seen: Seen, row_plates: set, source: Any) -> None:
         if not in_plate and name not in seen.with_rows:
             continue
         scale = 1.0 if site["scale"] is None else site["scale"]
-        if isinstance(scale, jax.core.Tracer) or np.ndim(scale):
+        if is_traced(scale) or np.ndim(scale):
             raise ValueError(
                 f"{who}: site {name!r} has weights of single rows, or weights that are "
                 f"computed while the model runs, which cannot be checked; {cure}"
@@ -479,11 +472,10 @@ def start(
                 state = svi.init(first_key, *args, init_params=init_params, **kwargs)
         except (RuntimeError, ValueError) as error:
             no_start = "valid initial parameters" in str(error)
-            not_valid = "got invalid" in str(error)  # a distribution's parameters
-            if not (no_start or (not_valid and faults(svi.model, *source.first))):
+            if not (no_start or "got invalid" in str(error)):  # of a distribution
                 raise
-            arguments = _blamed(svi.model, source, source.first)
-            reason = cause(svi.model, arguments, 1, "the model has no finite density")
+            what = "no finite density" if no_start else str(error)
+            reason = cause(svi, source, source.first, 1, what)
             raise ValueError(f"model: {reason}") from error
     if many and init_state is None:
         state = hoisted(jax.vmap(one), rng_key)(rng_key)
@@ -496,13 +488,7 @@ def start(
             stacklevel=3,
         )
         state = state._replace(mutable_state=None)
-    return jax.tree.map(_strong, state)
-
-
-def _strong(leaf: Any) -> Any:
-    """Fix a type that would give way to others, so that code is compiled once."""
-    weak = getattr(leaf, "weak_type", False) or not hasattr(leaf, "dtype")
-    return jax.lax.convert_element_type(leaf, jnp.result_type(leaf)) if weak else leaf
+    return state
 
 
 def _fresh(guide: Any) -> Any:
@@ -679,152 +665,3 @@ def _warn_of_start(svi: SVI, source: Any, seen: Seen) -> None:
                 "init_loc_fn=init_to_median or init_to_value",
                 stacklevel=4,
             )
-
-
-def cause(model: Callable, arguments: tuple, step: int, what: str) -> str:
-    """Say what may have made a loss infinite or NaN.
-
-    Parameters
-    ----------
-    model : callable
-        NumPyro model.
-    arguments : tuple
-        Its arguments and keyword arguments at that step.
-    step : int
-        The step, counted from 1.
-    what : str
-        What was seen.
-    """
-    found = faults(model, *arguments)
-    if found:
-        return (
-            f"{what} at step {step}: {'; '.join(found)}. Leave such rows out, or mask "
-            "or impute them in the model"
-        )
-    if step == 1:
-        return (
-            f"{what} at step 1, before any update: the start is to blame, or data "
-            "outside the support. Start closer to the middle (init_loc_fn="
-            "init_to_median, or init_to_uniform(radius=0.1), and a small init_scale); "
-            "of a correlation matrix use the Cholesky factor (LKJCholesky, scale_tril)"
-        )
-    return (
-        f"{what} at step {step}. Usual causes: a learning rate too high, a scale that "
-        "collapsed to 0, data outside the support; stable_update=True leaves such "
-        "steps out"
-    )
-
-
-def _blamed(model: Callable, source: Any, arguments: tuple) -> tuple:
-    """Return the whole tables where some rows have faults, so that these get numbers.
-
-    In the table as it was given: a long one is copied in another order.
-    """
-    tables = getattr(source, "stored", None)
-    return source.put(tables) if tables and faults(model, *arguments) else arguments
-
-
-def why_failed(
-    svi: SVI,
-    source: Any,
-    data: Any,
-    before: int,
-    trace: np.ndarray,
-    run: Any,
-    options: Any,
-) -> tuple[int, str]:
-    """Return where a run failed, and why; of several runs, the one that came furthest.
-
-    `trace` are losses and values of evaluations, NaN where none was taken; `data` are
-    those of the last chunk, which began after `before` steps.
-    """
-    (losses, values), steps = trace, int(np.max(run.steps))
-    if options.many:
-        last = int(np.argmax(run.steps))
-        losses, values = losses[last], values[last]
-        data = jax.tree.map(lambda a: a[last], data)
-    every = options.facts[2] or NEVER
-    due = steps and (steps % every == 0 or steps == options.num_steps)
-    if due and not values[steps - 1] < np.inf:
-        return steps, f"evaluate gave {values[steps - 1]} at step {steps}"
-    stop = min(losses.size, (steps // every + 1) * every)  # the run ended there
-    bad = np.flatnonzero(~np.isfinite(losses[:stop]))
-    if options.stable_update or not bad.size:
-        return stop, f"the update gave NaN or infinite parameters at step {stop}"
-    at = int(bad[0])
-    arguments = source.put(source.pick(data, at - before))
-    arguments = _blamed(svi.model, source, arguments)
-    what = f"the loss was {losses[at]}"
-    return at + 1, cause(svi.model, arguments, at + 1, what)
-
-
-def finite(tree: Any) -> jax.Array:
-    """Return whether all floating-point numbers of a tree are finite."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()
-
-
-def kept(svi: SVI, before: Any, after: Any, losses: np.ndarray, options: Any) -> Any:
-    """Return a run after a chunk of steps, or the one before if that is not finite.
-
-    Several runs, and those with evaluations, are looked at in compiled code.
-    """
-    if options.many or np.any(after.failed):
-        return after
-    params = svi.optim.get_params(after.state.optim_state)
-    known = [x for x in jax.tree.leaves(params) if x.is_fully_addressable]
-    sound = all(np.isfinite(np.asarray(leaf)).all() for leaf in known)
-    if not options.stable_update:
-        taken = int(after.steps) - int(before.steps)  # patience may end a chunk early
-        sound &= bool(np.isfinite(losses[:taken]).all())
-    return after if sound else before._replace(failed=~before.failed)
-
-
-def one_number(value: Any) -> jax.Array:
-    """Return what an evaluation gave, if it is one number."""
-    leaves = jax.tree.leaves(value)
-    if len(leaves) != 1 or np.shape(leaves[0]) != ():
-        got = np.shape(value) if len(leaves) == 1 else type(value).__name__
-        raise ValueError(f"evaluate: expected to return one number, got {got}")
-    return jnp.asarray(leaves[0], float)
-
-
-def plateau(state: SVIState) -> list:
-    """Return the states of rules that reduce the step size on a plateau."""
-    is_rule = lambda s: isinstance(s, ReduceLROnPlateauState)  # noqa: E731
-    leaves = jax.tree.leaves(state.optim_state, is_leaf=is_rule)
-    return [leaf for leaf in leaves if is_rule(leaf)]
-
-
-def reduced(before: SVIState, after: SVIState) -> Any:
-    """Return 1 where an update reduced the step size, 0 elsewhere."""
-    pairs = zip(plateau(before), plateau(after), strict=True)
-    return sum((new.scale < old.scale).astype(int) for old, new in pairs)
-
-
-def warn_of_plateau(state: SVIState, reductions: Any) -> None:
-    """Warn where a plateau rule stopped the fit, or could not see a plateau."""
-    for rule in plateau(state):
-        scale, best = np.min(rule.scale), np.min(rule.best_value)
-        if scale < 1e-4:
-            warnings.warn(
-                f"optimizer: reduce_on_plateau cut the step size {np.max(reductions)} "
-                f"times, to {scale:.1g} of what it was, so that the fit stands still. "
-                "A noisy loss looks like a plateau: use a schedule over steps, or a "
-                "larger accumulation_size",
-                stacklevel=3,
-            )
-        elif best < 0 and not np.any(reductions):
-            warnings.warn(
-                "optimizer: reduce_on_plateau never cut the step size. With a loss "
-                "below zero its relative threshold rtol takes any value for progress: "
-                "use rtol=0 and atol, or a schedule over steps",
-                stacklevel=3,
-            )
-
-
-def summary(new: np.ndarray) -> dict[str, str]:
-    """Return what the progress bar shows of the losses and values of a chunk."""
-    losses, values = (part[~np.isnan(part)] for part in new)
-    shown = {"loss": f"{losses.mean() if losses.size else np.nan:.4g}"}
-    return shown | ({"evaluation": f"{values[-1]:.4g}"} if values.size else {})

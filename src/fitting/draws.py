@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
+
+from fitting import arguments, checks
 
 BYTES = 2**27  # of the draws that are computed in one call, by default
 
@@ -29,10 +32,10 @@ def refuse_new(guide: Callable, params: dict) -> None:
             f"guide: this {name} is new and has not seen the model. {cure}"
         )
     size, loc = getattr(guide, "latent_dim", None), params.get(f"{guide.prefix}_loc")
-    if size is not None and loc is not None and jax.numpy.shape(loc)[-1:] != (size,):
+    if size is not None and loc is not None and jnp.shape(loc)[-1:] != (size,):
         raise ValueError(
             f"guide: expected {size} parameters in '{guide.prefix}_loc' for this "
-            f"{name}, got shape {jax.numpy.shape(loc)}. {cure}"
+            f"{name}, got shape {jnp.shape(loc)}. {cure}"
         )
 
 
@@ -99,7 +102,7 @@ def _values(drawn: dict, sites: dict) -> dict[str, Any]:
 
 
 def draw(
-    model: Callable, guide: Callable, params: dict, keys: tuple, arguments: tuple
+    model: Callable, guide: Callable, params: dict, keys: tuple, inputs: tuple
 ) -> tuple[dict, dict]:
     """Return the values of one draw, and those of the guide among them apart.
 
@@ -111,10 +114,10 @@ def draw(
         Variational parameters, and mutable state.
     keys : tuple of jax.Array
         A key for the guide, and one for the model.
-    arguments : tuple
+    inputs : tuple
         Arguments and keyword arguments.
     """
-    args, kwargs = arguments
+    args, kwargs = inputs
     drawing = seed(substitute(guide, data=params), keys[0])
     drawn = trace(drawing).get_trace(*args, **kwargs)
     latent = {n: at["value"] for n, at in drawn.items() if at["type"] == "sample"}
@@ -131,10 +134,10 @@ def draw_rows(
     keys: tuple,
     number: jax.Array,
     with_rows: set,
-    arguments: tuple,
+    inputs: tuple,
 ) -> dict[str, Any]:
     """Return the values of one draw for a batch of rows, whose number is given."""
-    args, kwargs = arguments
+    args, kwargs = inputs
     rows_keys = [jax.random.fold_in(jax.random.fold_in(k, 1), number) for k in keys]
     draw_keys = [jax.random.fold_in(key, 0) for key in keys]
     fitted = substitute(guide, data=params)
@@ -161,3 +164,69 @@ def refuse_size(size: int, what: str) -> None:
             "rows by predictions(..., row_batch=...), or predict with row_batch and a "
             "summary"
         )
+
+
+def pointwise(
+    drawn: dict, scored: dict, params: dict, site: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Return the log density of each observation, and whether it is one.
+
+    Parameters are the traces of one draw of the guide, and of the model given it.
+    """
+    refuse_missing(params, drawn | scored)
+    samples = {name: at for name, at in scored.items() if at["type"] == "sample"}
+    open_sites = [
+        name
+        for name, at in samples.items()
+        if not at["is_observed"] and name not in drawn
+    ]
+    if open_sites:
+        discrete = samples[open_sites[0]]["fn"].support.is_discrete
+        cure = "; sum it out in the model, as dist.MixtureSameFamily does"
+        raise ValueError(
+            f"model: expected data or draws of the guide for {open_sites}, got neither"
+            + (cure if discrete else "")
+        )
+    observed = [
+        name
+        for name, at in samples.items()
+        if at["is_observed"] and not isinstance(at["fn"], dist.Unit)
+    ]
+    if site is None and len(observed) != 1:
+        raise ValueError(f"site: expected a name, since the model observes {observed}")
+    if site is not None and site not in observed:
+        raise ValueError(f"site: expected one of {observed}, got {site!r}")
+    at = samples[observed[0] if site is None else site]
+    checks.refuse_shape(at["name"], scored)
+    logs = at["fn"].log_prob(at["value"])
+    try:
+        seen = jnp.ones(logs.shape, bool)
+        for mask in checks.masks_of(at["fn"]):
+            seen &= jnp.broadcast_to(mask, logs.shape)
+        return logs, seen
+    except ValueError as error:
+        raise ValueError(
+            f"model: expected a mask of whole observations at {at['name']!r} (shape "
+            f"{logs.shape}), got one of parts of them; give the parts a dimension of "
+            "their own, without to_event"
+        ) from error
+
+
+def at_once(draw_batch: int | None, values: dict, num_draws: int, what: str) -> int:
+    """Return how many draws to compute in one call, of the values of one draw.
+
+    Refuse draws that would have more bytes in all than this machine has memory.
+    """
+    size = sum(value.size * value.dtype.itemsize for value in values.values())
+    refuse_size(size * num_draws, what)
+    if draw_batch is None:
+        draw_batch = max(1, BYTES // max(size, 1))
+    return min(arguments.positive_int("draw_batch", draw_batch), num_draws)
+
+
+def chosen(sites: list[str] | None, found: list[str], which: str) -> list[str]:
+    """Return the names of the sites to return."""
+    chosen = found if sites is None else list(sites)
+    if not chosen or not set(chosen) <= set(found):
+        raise ValueError(f"sites: expected some of {found}{which}, got {chosen}")
+    return chosen

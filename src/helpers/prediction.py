@@ -6,57 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from numpyro.handlers import replay, seed, substitute, trace
 
-from fitting import arguments, checks, draws
+from fitting import arguments, draws
 from fitting.batches import RowArguments, shapes_of
-
-
-def _pointwise(
-    drawn: dict, scored: dict, params: dict, site: str | None
-) -> tuple[jax.Array, jax.Array]:
-    """Return the log density of each observation, and whether it is one.
-
-    Parameters are the traces of one draw of the guide, and of the model given it.
-    """
-    draws.refuse_missing(params, drawn | scored)
-    samples = {name: at for name, at in scored.items() if at["type"] == "sample"}
-    open_sites = [
-        name
-        for name, at in samples.items()
-        if not at["is_observed"] and name not in drawn
-    ]
-    if open_sites:
-        discrete = samples[open_sites[0]]["fn"].support.is_discrete
-        cure = "; sum it out in the model, as dist.MixtureSameFamily does"
-        raise ValueError(
-            f"model: expected data or draws of the guide for {open_sites}, got neither"
-            + (cure if discrete else "")
-        )
-    observed = [
-        name
-        for name, at in samples.items()
-        if at["is_observed"] and not isinstance(at["fn"], dist.Unit)
-    ]
-    if site is None and len(observed) != 1:
-        raise ValueError(f"site: expected a name, since the model observes {observed}")
-    if site is not None and site not in observed:
-        raise ValueError(f"site: expected one of {observed}, got {site!r}")
-    at = samples[observed[0] if site is None else site]
-    checks.refuse_shape(at["name"], scored)
-    logs = at["fn"].log_prob(at["value"])
-    try:
-        seen = jnp.ones(logs.shape, bool)
-        for mask in checks.masks_of(at["fn"]):
-            seen &= jnp.broadcast_to(mask, logs.shape)
-        return logs, seen
-    except ValueError as error:
-        raise ValueError(
-            f"model: expected a mask of whole observations at {at['name']!r} (shape "
-            f"{logs.shape}), got one of parts of them; give the parts a dimension of "
-            "their own, without to_event"
-        ) from error
 
 
 def log_predictive_density(
@@ -122,7 +75,7 @@ def log_predictive_density(
             drawn = trace(drawing).get_trace(*model_args, **model_kwargs)
             scoring = seed(replay(substitute(model, data=params), drawn), model_key)
             scored = trace(scoring).get_trace(*model_args, **model_kwargs)
-            return _pointwise(drawn, scored, params, site)
+            return draws.pointwise(drawn, scored, params, site)
 
         logs, seen = jax.vmap(one)(jax.random.split(rng_key, num_draws))
         logs = jax.nn.logsumexp(logs, axis=0) - jnp.log(num_draws)
@@ -151,19 +104,6 @@ def _checked(
     return jax.random.split(guide_key, num_draws), jax.random.split(
         model_key, num_draws
     )
-
-
-def _size(values: dict) -> int:
-    """Return how many bytes the values of one draw have."""
-    return sum(value.size * value.dtype.itemsize for value in values.values())
-
-
-def _chosen(sites: list[str] | None, found: list[str], which: str) -> list[str]:
-    """Return the names of the sites to return."""
-    chosen = found if sites is None else list(sites)
-    if not chosen or not set(chosen) <= set(found):
-        raise ValueError(f"sites: expected some of {found}{which}, got {chosen}")
-    return chosen
 
 
 def _in_batches(
@@ -251,14 +191,11 @@ def predict(
             model, guide, params, pair, (model_args, model_kwargs)
         )
         names = found if sites is None else sites
-        _chosen(list(names), [*found, *latent], "")
+        draws.chosen(list(names), [*found, *latent], "")
         return {name: (found | latent)[name] for name in names}
 
-    size = _size(jax.eval_shape(one, (keys[0][0], keys[1][0])))
-    draws.refuse_size(size * len(keys[0]), "the predictions")
-    if draw_batch is None:
-        draw_batch = max(1, draws.BYTES // max(size, 1))
-    draw_batch = min(arguments.positive_int("draw_batch", draw_batch), len(keys[0]))
+    values = jax.eval_shape(one, (keys[0][0], keys[1][0]))
+    draw_batch = draws.at_once(draw_batch, values, len(keys[0]), "the predictions")
     given = arguments.named_leaves(model, model_args, model_kwargs)
     some = [each[:draw_batch] for each in keys]
     compiled = arguments.hoisted(
@@ -348,15 +285,12 @@ def predictions(
             "once, without row_batch"
         ) from error
     with_rows = {name for name in few if few[name].shape != more[name].shape}
-    chosen = _chosen(sites, sorted(with_rows), ", which have a value for each row")
+    chosen = draws.chosen(sites, sorted(with_rows), ", which have a value for each row")
     moved = [name for name in chosen if few[name].shape[:1] != (row_batch,)]
     if moved:
         raise ValueError(f"sites: expected rows on the first axis, got {moved}")
-    size = _size({name: few[name] for name in chosen})
-    draws.refuse_size(size * len(keys[0]), "the predictions of a batch of rows")
-    if draw_batch is None:
-        draw_batch = max(1, draws.BYTES // max(size, 1))
-    draw_batch = min(arguments.positive_int("draw_batch", draw_batch), len(keys[0]))
+    values, what = {n: few[n] for n in chosen}, "the predictions of a batch of rows"
+    draw_batch = draws.at_once(draw_batch, values, len(keys[0]), what)
 
     def some(pairs, number, moving):
         found = lambda pair: one(pair, number, moving, with_rows)  # noqa: E731

@@ -6,12 +6,9 @@ Between two calls it moves the progress bar, keeps checkpoints, and sees whether
 is over. What protects it stands in the package `fitting`.
 """
 
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,77 +21,31 @@ from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
 
-from fitting import arguments, checkpoints, checks
+from fitting import arguments, checkpoints, checks, endings
+from fitting.arguments import NEVER
 from fitting.batches import source_of
-from helpers.prediction import log_predictive_density as log_predictive_density
-from helpers.prediction import predict as predict
-from helpers.prediction import predictions as predictions
+from fitting.endings import (
+    BatchError,
+    CheckpointError,
+    FitResult,
+    NonFiniteLossError,
+    StoppedFitError,
+)
+from helpers.prediction import log_predictive_density, predict, predictions
+
+__all__ = [
+    "BatchError",
+    "CheckpointError",
+    "FitResult",
+    "NonFiniteLossError",
+    "StoppedFitError",
+    "fit",
+    "log_predictive_density",
+    "predict",
+    "predictions",
+]
 
 SECONDS = 0.25  # about so long between two looks of the host
-NEVER = np.iinfo("int32").max
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit reached. Of several runs, attributes have one more axis, the first.
-
-    Attributes
-    ----------
-    params : dict
-        Variational parameters after the last step, on their constrained scale.
-    losses : numpy.ndarray, shape (steps,)
-        Loss (minus the estimated ELBO, in nats) at each step; NaN after the last step
-        of a run that ended before others.
-    state : numpyro.infer.svi.SVIState
-        Optimizer state and key, to go on from by `init_state`.
-    steps : int
-        Number of steps taken.
-    stopped : str
-        Why the run ended, such as ``"all steps done"`` or ``"interrupted"``; a list for
-        several runs.
-    steps_per_second : float
-        Steps of this call over wall-clock seconds, compilation left out where there
-        were steps enough to tell.
-    evaluations : numpy.ndarray, shape (evaluations, 2)
-        Step and value of each evaluation.
-    best_step, best_params, best_state
-        Step of the highest value (the first one of equals), parameters and state there;
-        None without evaluations.
-    reductions : int or None
-        How often `optax.contrib.reduce_on_plateau` cut the step size; None without it.
-    """
-
-    params: dict[str, Any]
-    losses: np.ndarray
-    state: SVIState
-    steps: int
-    stopped: str
-    steps_per_second: float
-    evaluations: np.ndarray
-    best_step: int | None
-    best_params: dict[str, Any] | None
-    best_state: SVIState | None
-    reductions: int | None
-
-
-class StoppedFitError(Exception):
-    """A fit could not go on at `step`; `result` holds what was reached before."""
-
-    def __init__(self, message: str, step: int, result: FitResult) -> None:
-        super().__init__(f"{message} (steps done: {result.steps}, see .result)")
-        self.step, self.result = step, result
-
-
-class NonFiniteLossError(StoppedFitError, FloatingPointError):
-    """A loss, an evaluation or the parameters after a step were not finite."""
-
-
-class BatchError(StoppedFitError, ValueError):
-    """The iterator of batches ended, raised, or gave a batch that does not fit."""
-
-
-class CheckpointError(StoppedFitError, OSError):
-    """A checkpoint could not be written; the one before it is untouched."""
 
 
 class Run(NamedTuple):
@@ -108,32 +59,6 @@ class Run(NamedTuple):
     waited: jax.Array  # evaluations since the best one
     failed: jax.Array  # something was not finite; the state is the last one before
     reductions: jax.Array  # of the step size, by a plateau rule
-
-
-class Interrupts:
-    """Count presses of Ctrl-C, so that the chunk under way is finished and kept.
-
-    The third press raises as usual, for a run that hangs.
-    """
-
-    def __enter__(self) -> "Interrupts":
-        """Take over; only the main thread may, and only it gets interrupts."""
-        self.count, self.closing = 0, False
-        self.main = threading.current_thread() is threading.main_thread()
-        if self.main:
-            self.before = signal.signal(signal.SIGINT, self.press)
-        return self
-
-    def press(self, *_: Any) -> None:
-        """Count a press."""
-        self.count += 1
-        if self.count == 3 and not self.closing:
-            raise KeyboardInterrupt
-
-    def __exit__(self, *_: Any) -> None:
-        """Give back."""
-        if self.main:
-            signal.signal(signal.SIGINT, self.before)
 
 
 def choose(condition: jax.Array, one: Any, other: Any) -> Any:
@@ -166,7 +91,7 @@ def compiled_loop(
             args, kwargs = source.put(source.pick(data, i))
             new, loss = update(state, *args, **kwargs)
             losses = losses.at[i].set(loss.astype(losses.dtype))
-            return new, losses, reductions + checks.reduced(state, new)
+            return new, losses, reductions + endings.reduced(state, new)
 
         start_of = run.state, losses, run.reductions
         state, losses, reductions = lax.fori_loop(start, stop, step, start_of)
@@ -174,9 +99,10 @@ def compiled_loop(
         now = run._replace(state=state, steps=steps, reductions=reductions)
         if score is None and not many:  # the host sees what is not finite
             return now, losses, values
-        sound = checks.finite(svi.optim.get_params(state.optim_state))
+        sound = endings.finite(svi.optim.get_params(state.optim_state))
         if not options.stable_update:
-            sound &= checks.finite(jnp.where(jnp.arange(losses.size) < stop, losses, 0))
+            so_far = jnp.where(jnp.arange(losses.size) < stop, losses, 0)
+            sound &= endings.finite(so_far)
         now = choose(sound, now, run)._replace(failed=~sound)
         if score is None:
             return now, losses, values
@@ -219,31 +145,6 @@ def compiled_loop(
         return lax.while_loop(more, body, start)[1:]
 
     return chunk
-
-
-def result_of(
-    svi: SVI, run: Run, stopped: list[str], speed: float, seen: np.ndarray
-) -> FitResult:
-    """Return what a run reached, or what several did; `seen` are losses and values."""
-    many = np.ndim(run.steps) == 1
-    get = jax.vmap(svi.get_params) if many else svi.get_params
-    steps, best = np.asarray(run.steps), np.asarray(run.best_step)
-    losses, values = seen[..., : steps.max()]
-    at = np.flatnonzero(~np.isnan(np.atleast_2d(values)).all(axis=0))
-    known = best.any()
-    return FitResult(
-        params=get(run.state),
-        losses=np.where(np.arange(steps.max()) < steps[..., None], losses, np.nan),
-        state=run.state,
-        steps=steps if many else int(steps),
-        stopped=stopped if many else stopped[0],
-        steps_per_second=speed,
-        evaluations=np.stack(np.broadcast_arrays(at + 1.0, values[..., at]), axis=-1),
-        best_step=None if not known else best if many else int(best),
-        best_params=get(run.best_state) if known else None,
-        best_state=run.best_state if known else None,
-        reductions=np.asarray(run.reductions) if checks.plateau(run.state) else None,
-    )
 
 
 def fit(
@@ -341,40 +242,48 @@ def fit(
     reparameterized gradients inside `svi.update`: Kingma and Welling (2014).
     """
     options = arguments.options(**locals())
-    fork = (
-        jax.vmap(jax.random.fold_in, (0, None)) if options.many else jax.random.fold_in
-    )
-    # Keys that guide and loss do not get.
-    score_key, order_key = (fork(fork(rng_key, 2**32 - 1), i) for i in (0, 1))
-    source = source_of(svi.model, model_args, model_kwargs, options, order_key)
+    many, fold_in = options.many, jax.random.fold_in
+    fold_in = jax.vmap(fold_in, (0, None)) if many else fold_in
+    other_key = fold_in(rng_key, 2**32 - 1)  # guide and loss do not get this one
+    score_key, order_key = fold_in(other_key, 0), fold_in(other_key, 1)
+    if batch_size is None and batches is None:
+        source = arguments.AllRows(model_args, model_kwargs)
+    else:
+        source = source_of(svi.model, model_args, model_kwargs, options, order_key)
     found = checks.before(svi, source, unchecked)
-    state = checks.start(svi, rng_key, source, init_state, init_params, options.many)
+    state = checks.start(svi, rng_key, source, init_state, init_params, many)
     checks.after(svi, source, found, state, unchecked)
 
     def score(state, key):
         params = svi.get_params(state) | (state.mutable_state or {})
-        return checks.one_number(evaluate(params, key))
+        return endings.one_number(evaluate(params, key))
 
-    zero = jnp.zeros(rng_key.shape[: options.many], int)
+    zero = jnp.zeros(rng_key.shape[:many], int)
     run = Run(state, zero, state, zero, zero - jnp.inf, zero, zero > 0, zero)
-    trace = np.zeros((2, *zero.shape, 0))  # losses, and values of evaluations or NaN
+    run = arguments.settled(run, (model_args, model_kwargs))
+    trace = np.zeros((2, *zero.shape, 0), jnp.result_type(float))  # losses, evaluations
     loop = arguments.hoisted(
         compiled_loop(svi, source, score if evaluate else None, options),
         *(run, score_key, source.example, *np.int32([0, 1, 1, 1])),
         given=arguments.named_leaves(svi.model, model_args, model_kwargs),
     )
-    keeper = checkpoints.Keeper(options, rng_key, source, loop.program)
-    start, (run, trace) = keeper.load((run, trace))
+    start, keeper = 0, None
+    if checkpoint is not None:
+        keeper = checkpoints.Keeper(options, rng_key, source, loop.program)
+        start, (run, trace) = keeper.load((run, trace))
     # Processes must take the same steps: where there are several, no clock decides.
     pace, alone = min(16, source.most), jax.process_count() == 1
-    steps, data = source.take(start, keeper.steps_from(start, pace))
+    steps, data = source.take(start, options.steps_from(start, pace))
     done, began, counted = start, time.perf_counter(), start
 
     def result(otherwise: str) -> FitResult:
         speed = (done - counted) / (time.perf_counter() - began)
-        return result_of(svi, run, options.reasons(run, otherwise), speed, trace)
+        why = options.reasons(run, otherwise)
+        return endings.result_of(svi, run, why, speed, trace)
 
     def save() -> None:
+        if keeper is None:
+            return
         try:
             reached = int(np.max(run.steps))
             keeper.save(reached, (run, trace[..., :reached]))
@@ -384,18 +293,19 @@ def fit(
 
     quiet = {} if progress_bar else {"disable": True}  # else TQDM_DISABLE decides
     bar = tqdm(total=num_steps, initial=start, unit="step", **quiet)
-    with Interrupts() as presses, bar:
+    with endings.Interrupts() as presses, bar:
         try:
             while steps and options.going(run).any() and not presses.count:
                 clock, before, used = time.perf_counter(), done, data
                 counts = np.int32([done, steps, num_steps, options.patience])
                 after, *new = loop(run, score_key, data, *counts)
                 # While the device works, the host reads what comes next.
-                ready = source.take(done + steps, keeper.steps_from(done + steps, pace))
+                then = done + steps
+                ready = source.take(then, options.steps_from(then, pace))
                 new = np.stack(new)[..., :steps]  # the host waits here
-                after = checks.kept(svi, run, after, new[0], options)
+                after = endings.kept(svi, run, after, new[0], options)
                 run, trace = after, np.append(trace, new, axis=-1)  # both or none
-                done, (steps, data) = done + steps, ready
+                done, (steps, data) = then, ready
                 now = time.perf_counter()
                 if before == start and steps:  # leave the compiler out
                     began, counted = now, done
@@ -404,8 +314,8 @@ def fit(
                 elif now - clock > 2 * SECONDS:
                     pace = max(pace // 2, 1)
                 bar.update(new.shape[-1])
-                bar.set_postfix(checks.summary(new), refresh=False)
-                if keeper.due(done) and not np.all(run.failed):
+                bar.set_postfix(endings.summary(new), refresh=False)
+                if options.due(done) and not np.all(run.failed):
                     save()
         except KeyboardInterrupt:  # the third press
             pass
@@ -419,14 +329,14 @@ def fit(
         presses.closing = True
         if np.all(run.failed):
             seen = used, before, trace, run, options
-            at, what = checks.why_failed(svi, source, *seen)
+            at, what = endings.why_failed(svi, source, *seen)
             raise NonFiniteLossError(what, at, result("not finite"))
         if np.any(run.failed):
             which = np.flatnonzero(run.failed).tolist()
             warnings.warn(
                 f"runs {which} stopped: not finite (see .stopped)", stacklevel=2
             )
-        checks.warn_of_plateau(run.state, run.reductions)
+        endings.warn_of_plateau(run.state, run.reductions)
         save()
         if steps or done == num_steps or not options.going(run).any():
             return result("interrupted")

@@ -31,7 +31,6 @@ def equal(losses, expected):
     return losses.shape == (500,) and np.allclose(losses, expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.xfail(reason="fit cannot lift arrays that lie in several processes yet")
 def test_two_processes_have_the_losses_of_one(one_device):
     placed, losses = one_device
     both, _ = processes.run(2, rows=ROWS, timeout=120)
@@ -83,7 +82,6 @@ print(*counts[1:], {leaf.sharding.num_devices for leaf in leaves})
 """
 
 
-@pytest.mark.xfail(reason="the loop is compiled twice where data lie on many devices")
 def test_a_long_fit_on_several_devices_compiles_no_more_than_a_short_one():
     line = [sys.executable, "-c", SPREAD]
     env = os.environ | {"JAX_PLATFORMS": "cpu"}

@@ -74,6 +74,7 @@ def chunks_of(steps, tmp_path):
 def test_numbers_are_those_of_svi_run(svi, reference, tmp_path, steps):
     result = fit(KEY, svi, 24, Y, **(chunks_of(steps, tmp_path) if steps else {}))
     np.testing.assert_array_equal(result.losses, reference.losses)
+    assert result.losses.dtype == reference.losses.dtype
     assert same(result.params, reference.params)
     assert same(result.state.optim_state, reference.state.optim_state)
     assert (result.steps, result.stopped) == (24, "all steps done")
