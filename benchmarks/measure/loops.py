@@ -143,9 +143,10 @@ def chosen(
     Each run stops early and gives its best state. A key of a run is used for each
     number of draws, on purpose: the runs differ by when they stop and by nothing else.
     """
-    judge = jax.jit(log_predictive_density(model, svi.guide, JUDGES, *test))
-    judge_key, *run_keys = jax.random.split(jax.random.key(2), keys + 1)
-    found = {}
+    judge = log_predictive_density(model, svi.guide, JUDGES, *test)
+    judge_key, run_key = jax.random.split(jax.random.key(2))
+    judge_all = jax.jit(partial(jax.lax.map, lambda params: judge(params, judge_key)))
+    run_keys, found = jax.random.split(run_key, keys), {}
     for many, evaluate in evaluations.items():
         options = {
             "evaluate": evaluate,
@@ -153,9 +154,8 @@ def chosen(
             "patience": PATIENCE,
             "progress_bar": False,
         }
-        runs = [fit(key, svi, steps, *train, **options) for key in run_keys]
-        scores = [float(judge(run.best_params, judge_key)) for run in runs]  # one key
-        found[str(many)] = record.rounded(scores)
+        runs = fit(run_keys, svi, steps, *train, **options)
+        found[str(many)] = record.rounded(judge_all(runs.best_params).tolist())
     return found
 
 

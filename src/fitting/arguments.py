@@ -387,7 +387,13 @@ def settled(tree: Any, arguments: Any) -> Any:
     meshes = {x.sharding.mesh for x in arrays if isinstance(x.sharding, NamedSharding)}
     if len(meshes) != 1 or jax.process_count() > 1:
         return tree
-    return jax.device_put(tree, NamedSharding(*meshes, PartitionSpec()))
+    everywhere = NamedSharding(*meshes, PartitionSpec())
+
+    def placed(leaf):
+        spread = isinstance(leaf, jax.Array) and leaf.sharding.num_devices > 1
+        return leaf if spread else jax.device_put(leaf, everywhere)
+
+    return jax.tree.map(placed, tree)
 
 
 def hoisted(

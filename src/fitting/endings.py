@@ -158,25 +158,31 @@ def cause(svi: SVI, source: Any, data: tuple, step: int, what: str) -> str:
 
 
 def why_failed(
-    svi: SVI, source: Any, data: Any, before: int, trace: np.ndarray, run: Any, o: Any
+    svi: SVI,
+    source: Any,
+    data: Any,
+    before: int,
+    trace: np.ndarray,
+    run: Any,
+    options: Any,
 ) -> tuple[int, str]:
     """Return where a run failed, and why; of several runs, the one that came furthest.
 
     `data` are those of the last chunk, which began after `before` steps; `trace` are
-    losses and values of evaluations, NaN where none was taken; `o` are the options.
+    losses and values of evaluations, NaN where none was taken.
     """
     (losses, values), steps = trace, int(np.max(run.steps))
-    if o.many:
+    if options.many:
         last = int(np.argmax(run.steps))
         losses, values = losses[last], values[last]
         data = jax.tree.map(lambda a: a[last], data)
-    every = o.facts[2] or NEVER
-    due = steps and (steps % every == 0 or steps == o.num_steps)
+    every = options.facts[2] or NEVER
+    due = steps and (steps % every == 0 or steps == options.num_steps)
     if due and not values[steps - 1] < np.inf:
         return steps, f"evaluate gave {values[steps - 1]} at step {steps}"
     stop = min(losses.size, (steps // every + 1) * every)  # the run ended there
     bad = np.flatnonzero(~np.isfinite(losses[:stop]))
-    if o.stable_update or not bad.size:
+    if options.stable_update or not bad.size:
         return stop, f"the update gave NaN or infinite parameters at step {stop}"
     at = int(bad[0])
     arguments = source.put(source.pick(data, at - before))

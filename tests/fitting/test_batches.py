@@ -15,7 +15,7 @@ import pytest
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
-from fitting import arguments, batches, checks
+from fitting import arguments, batches, endings
 from helpers import training
 from helpers.training import BatchError, NonFiniteLossError, StoppedFitError
 
@@ -387,14 +387,14 @@ def test_an_interrupt_in_the_stream_returns_what_was_reached(
 
 def test_an_interrupt_of_a_long_run_returns_within_seconds(svi, monkeypatch):
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    summary = checks.summary
+    summary = endings.summary
 
     def begin(new):  # when steps are taken: before, nothing could be lost
         if timer.ident is None:
             timer.start()
         return summary(new)
 
-    monkeypatch.setattr(checks, "summary", begin)
+    monkeypatch.setattr(endings, "summary", begin)
     result = fit(KEY, svi, 2_000_000_000, X, Y)
     timer.cancel()
     assert result.stopped == "interrupted"

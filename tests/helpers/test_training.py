@@ -449,6 +449,32 @@ def test_each_of_several_runs_is_the_run_of_its_key(batch, look):
     assert len(np.unique(together.losses[:, 0])) == len(KEYS)
 
 
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compiled():
+    """List the names of what JAX compiles."""
+    seen = []
+
+    def listen(name, seconds, **more):
+        if name == COMPILED:
+            seen.append(more["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("key", [KEY, KEYS], ids=["one", "several"])
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 5}], ids=["rows", "batches"])
+def test_a_long_fit_compiles_its_loop_once(key, batch, compiled):
+    svi = make_svi(AutoNormal(model))
+    fit(key, svi, 100, Y, size=len(Y), evaluate=minus_distance, **batch)
+    starts_and_loops = compiled.count("jit(compiled)")
+    assert starts_and_loops == (1 if key is KEY else 2)  # one key needs no new start
+
+
 def climbing_from_anywhere(limit):
     """A run starts between 0 and 1, by its key, and adds 1 with each step."""
     a = numpyro.param("a", jax.random.uniform)
