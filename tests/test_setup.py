@@ -155,7 +155,7 @@ def test_the_helpers_of_another_folder_are_noticed(
     with pytest.raises(SystemExit, match=message):
         execute.main(["--check"])
     with pytest.raises(pytest.UsageError, match=message):
-        pytestconfig.pluginmanager.get_plugin(CONFTEST).pytest_configure()
+        pytestconfig.pluginmanager.get_plugin(CONFTEST).pytest_configure(pytestconfig)
 
 
 def test_python_without_asserts_is_refused():

@@ -320,6 +320,46 @@ def _refuse_weights(who: str, seen: Seen, row_plates: set, source: Any) -> None:
         raise ValueError(f"{who}: site {name!r} counts {what} {weight:g} times, {cure}")
 
 
+def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -> None:
+    """Refuse a model where what a row counts changes with the other rows of a batch.
+
+    The model is computed again, at the same draws, with copies of one half of the rows
+    in the place of the other half. Batch normalization, which keeps averages in mutable
+    state, is meant to depend on the batch.
+    """
+    half, rows = source.batch_rows // 2, np.arange(source.batch_rows)
+    if not half or any(site["type"] == "mutable" for site in seen.sites.values()):
+        return
+
+    @jax.jit
+    def log_densities(moving):
+        """Return those of each row, for each site in a plate over rows."""
+        args, kwargs = source.put(moving)
+        with FirstRows():
+            sites = _drawing(svi.model).get_trace(*args, **kwargs, **svi.static_kwargs)
+        return {
+            name: jnp.moveaxis(site["fn"].log_prob(site["value"]), frame.dim, 0)
+            for name, site in _samples(sites).items()
+            for frame in site["cond_indep_stack"]
+            if frame.name in row_plates
+        }
+
+    here = log_densities(source.moving)
+    for others in (rows % half, rows % half + half):
+        moving = {n: a[others] if a.ndim else a for n, a in source.moving.items()}
+        there, same = log_densities(moving), rows == others
+        for name in here:
+            before, after = np.asarray(here[name])[same], np.asarray(there[name])[same]
+            if not np.allclose(before, after, rtol=1e-3, equal_nan=True):
+                raise ValueError(
+                    "model: expected rows that do not depend on each other, but at "
+                    f"site {name!r} rows of a batch count differently when others "
+                    "change. What the model computes from all rows, such as the mean "
+                    "of a column, is another number in each batch: compute it before "
+                    f"the fit, or give all rows to each step.{KNOW_BETTER}"
+                )
+
+
 def _explain_error(seen: Seen, source: Any) -> None:
     """Raise a clearer error for some of those that a model may raise."""
     error, text = seen.error, str(seen.error)
@@ -396,8 +436,8 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
     TypeError, ValueError
         If the model does not know a keyword argument, looks at values of traced rows,
         gets data that contradict its plates or its distributions, observes nothing,
-        has discrete unknowns that the loss cannot treat, or does not count each row of
-        a batch for ``num_rows / batch_size`` rows.
+        has discrete unknowns that the loss cannot treat, does not count each row of a
+        batch for ``num_rows / batch_size`` rows, or lets rows depend on each other.
     """
     seen = look(svi.model, source.put, source.moving, svi.static_kwargs)
     _explain_error(seen, source)
@@ -435,6 +475,8 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
                 f"all {whole} rows, or pick rows in the model by the numbers of the "
                 f"plate.{KNOW_BETTER}"
             )
+    if source.batch_rows is not None:
+        _refuse_dependent_rows(svi, source, seen, row_plates)
     return seen, row_plates
 
 

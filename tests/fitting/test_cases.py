@@ -457,7 +457,7 @@ def test_a_guide_without_an_unknown_has_no_weights():  # r06
 
 
 def test_enumerated_unknowns_have_no_weights():  # r10
-    funsor = pytest.importorskip("funsor")
+    import funsor
     from numpyro.contrib.funsor import config_enumerate
     from numpyro.infer import TraceEnum_ELBO
 

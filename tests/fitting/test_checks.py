@@ -96,6 +96,22 @@ def test_other_plates_may_be_subsampled_too():
         accepts(crossed, batch_size=20, size=20)
 
 
+def standardized(x, y=None, size=None):
+    model((x - x.mean(axis=0)) / x.std(axis=0), y, size)
+
+
+def ranked(x, y=None, size=None):
+    model(x, y - jnp.sort(y)[0], size)
+
+
+@pytest.mark.parametrize("model", [standardized, ranked])
+def test_rows_that_depend_on_each_other_are_refused_in_batches(model):
+    assert accepts(model)
+    with pytest.raises(ValueError, match="'y' rows of a batch count differently"):
+        accepts(model, batch_size=20)
+    fit(KEY, make_svi(model), 2, X, Y, size=N, batch_size=20, unchecked=True)
+
+
 def guide(x, y=None, size=None):
     loc = numpyro.param("loc", jnp.zeros(2))
     numpyro.sample("w", dist.Normal(loc, 0.1).to_event(1))
