@@ -236,7 +236,7 @@ class Stream:
     def _blank(self) -> dict[str, np.ndarray]:
         """Return room for the batches of some steps."""
         return {
-            name: np.empty((self.most, *array.shape), array.dtype)
+            name: np.zeros((self.most, *array.shape), array.dtype)
             for name, array in self.moving.items()
         }
 

@@ -276,7 +276,9 @@ def _row_plates(svi: SVI, source: Any, seen: Seen) -> set[str]:
     again, rows = _other_rows(svi.model, svi, source), source.batch_rows
     here, there = _sizes(seen.sites), _sizes(again.sites)
     if again.error is not None:  # sizes that the model knows by heart
-        return {name for name, (_, size) in here.items() if size == rows}
+        return {
+            name for name, (all_rows, size) in here.items() if rows == size != all_rows
+        }
     return {name for name, sizes in there.items() if sizes != here.get(name)}
 
 
@@ -320,44 +322,94 @@ def _refuse_weights(who: str, seen: Seen, row_plates: set, source: Any) -> None:
         raise ValueError(f"{who}: site {name!r} counts {what} {weight:g} times, {cure}")
 
 
-def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -> None:
-    """Refuse a model where what a row counts changes with the other rows of a batch.
+def _densities(svi: SVI, source: Any, seen: Seen, row_plates: set) -> Callable:
+    """Return the function that computes how much each row of a batch counts.
 
-    The model is computed again, at the same draws, with copies of one half of the rows
-    in the place of the other half. Batch normalization, which keeps averages in mutable
-    state, is meant to depend on the batch.
+    It takes the moving arrays, and unknowns of single rows or none, to draw them. It
+    returns, by site, the log densities of rows; those of sites outside of row plates,
+    summed up; and the unknowns of single rows. Rows are the first axis.
     """
-    half, rows = source.batch_rows // 2, np.arange(source.batch_rows)
-    if not half or any(site["type"] == "mutable" for site in seen.sites.values()):
-        return
+    samples = _samples(seen.sites)
+    dims = {
+        name: frame.dim
+        for name, site in samples.items()
+        for frame in site["cond_indep_stack"]
+        if frame.name in row_plates
+    }
+    axes = {name: dim - samples[name]["fn"].event_dim for name, dim in dims.items()}
 
     @jax.jit
-    def log_densities(moving):
-        """Return those of each row, for each site in a plate over rows."""
+    def compute(moving, unknowns):
         args, kwargs = source.put(moving)
+        given = {n: jnp.moveaxis(value, 0, axes[n]) for n, value in unknowns.items()}
         with FirstRows():
-            sites = _drawing(svi.model).get_trace(*args, **kwargs, **svi.static_kwargs)
-        return {
-            name: jnp.moveaxis(site["fn"].log_prob(site["value"]), frame.dim, 0)
-            for name, site in _samples(sites).items()
-            for frame in site["cond_indep_stack"]
-            if frame.name in row_plates
-        }
+            drawing = _drawing(substitute(svi.model, data=given))
+            sites = drawing.get_trace(*args, **kwargs, **svi.static_kwargs)
+        of_rows, sums, drawn = {}, {}, {}
+        for name, site in _samples(sites).items():
+            logs = site["fn"].log_prob(site["value"])
+            if name in dims:
+                logs = jnp.broadcast_to(logs, site["fn"].batch_shape)
+                of_rows[name] = jnp.moveaxis(logs, dims[name], 0)
+            elif name in seen.with_rows:
+                sums[name] = logs.sum()
+            if name in dims and not site["is_observed"]:
+                drawn[name] = jnp.moveaxis(site["value"], axes[name], 0)
+        return of_rows, sums, drawn
 
-    here = log_densities(source.moving)
-    for others in (rows % half, rows % half + half):
-        moving = {n: a[others] if a.ndim else a for n, a in source.moving.items()}
-        there, same = log_densities(moving), rows == others
-        for name in here:
-            before, after = np.asarray(here[name])[same], np.asarray(there[name])[same]
-            if not np.allclose(before, after, rtol=1e-3, equal_nan=True):
-                raise ValueError(
-                    "model: expected rows that do not depend on each other, but at "
-                    f"site {name!r} rows of a batch count differently when others "
-                    "change. What the model computes from all rows, such as the mean "
-                    "of a column, is another number in each batch: compute it before "
-                    f"the fit, or give all rows to each step.{KNOW_BETTER}"
-                )
+    return compute
+
+
+def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -> None:
+    """Refuse a model where a row counts differently in other places or with others.
+
+    The model is computed again with each half of the batch twice, in reverse order, in
+    the place of the batch, and with one half alone. Rows must count as before, and sums
+    over rows add up. Batch normalization, which keeps averages in mutable state, is
+    meant to depend on the batch.
+    """
+    moving, size = source.moving, source.batch_rows
+    if size == 1 and hasattr(source, "rows_at"):
+        size = min(2, source.num_rows)
+        moving = source.rows_at(np.arange(size))
+    mutable = [s["value"] for s in seen.sites.values() if s["type"] == "mutable"]
+    leaves = [leaf for leaf in jax.tree.leaves(mutable) if hasattr(leaf, "dtype")]
+    averages = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if size < 2 or averages:
+        return
+    compute = _densities(svi, source, seen, row_plates)
+    try:
+        of_rows, sums, drawn = compute(moving, {})
+    except Exception:  # the fit will say what is wrong
+        return
+
+    def again(rows):
+        picked = jax.tree.map(lambda a: a[rows] if a.ndim else a, (moving, drawn))
+        return rows, *compute(*picked)
+
+    half, places = size // 2, np.arange(size)
+    first, second = half - 1 - places % half, size - 1 - places % half
+    parts = [again(first), again(second)]
+    with contextlib.suppress(TypeError, ValueError):  # a model with a batch size inside
+        parts.append(again(first[:half]))
+    wrong = [
+        name
+        for rows, now, *_ in parts
+        for name, logs in now.items()
+        if not np.allclose(of_rows[name][rows], logs, rtol=1e-3, equal_nan=True)
+    ]
+    for name, total in sums.items() if size % 2 == 0 else ():
+        twice = parts[0][2][name] + parts[1][2][name]
+        if np.isfinite(total) and not np.isclose(twice, 2 * total, rtol=1e-3):
+            wrong.append(name)
+    if wrong:
+        raise ValueError(
+            "model: expected rows that do not depend on each other, but at site "
+            f"{wrong[0]!r} a row counts differently in another place or with other "
+            "rows. What the model computes from all rows, such as the mean of a "
+            "column, or from their places, is another number in each batch: compute "
+            f"it before the fit, or give all rows to each step.{KNOW_BETTER}"
+        )
 
 
 def _explain_error(seen: Seen, source: Any) -> None:
@@ -373,8 +425,9 @@ def _explain_error(seen: Seen, source: Any) -> None:
         raise TypeError(
             f"model: expected not to look at the values of {name}, since batches of "
             "rows are traced. Compute what it needs (such as a number of groups) "
-            "before the fit and bind it: functools.partial(model, num_groups=...); or "
-            "give all rows to each step"
+            "before the fit and bind it: functools.partial(model, num_groups=...). A "
+            "table in which it looks rows up must be an array of JAX: "
+            "jnp.asarray(table). Or give all rows to each step"
         ) from error
     plates = _named_plates(seen.sites)
     if plates and error is not None and "ncompatible shapes" in text:

@@ -63,7 +63,8 @@ def log_weights(
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict, got {type(params).__name__}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+        if not arguments.is_key(leaf):  # of dropout, among mutable state
+            arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
     draws.refuse_new(guide, params)
     fitted_guide = substitute(guide, data=params)
     fitted_model = substitute(model, data=params)

@@ -11,7 +11,7 @@ import optax
 import pytest
 from numpyro.contrib.control_flow import scan
 from numpyro.handlers import scale
-from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
 from fitting import arguments, batches, checks
@@ -100,16 +100,75 @@ def standardized(x, y=None, size=None):
     model((x - x.mean(axis=0)) / x.std(axis=0), y, size)
 
 
-def ranked(x, y=None, size=None):
-    model(x, y - jnp.sort(y)[0], size)
+def shifted(x, y=None, size=None):
+    model(x, y - y[0], size)
 
 
-@pytest.mark.parametrize("model", [standardized, ranked])
+def placed(x, y=None, size=None):
+    model(x + jnp.linspace(0, 1, len(x))[:, None], y, size)
+
+
+def counted(x, y=None, size=None):
+    model(x / jnp.sqrt(len(x)), y, size)
+
+
+def accumulated(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        z = numpyro.sample("z", dist.Normal(x @ w, 1))
+        numpyro.sample("y", dist.Normal(jnp.cumsum(z), 1), obs=y)
+
+
+def all_at_once(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    x = x - x.mean(axis=0)
+    with scale(scale=1.0 if size is None else size / len(x)):
+        numpyro.sample("y", dist.Normal(x @ w, 1).to_event(1), obs=y)
+
+
+DEPENDENT = [standardized, shifted, placed, counted, accumulated, all_at_once]
+
+
+@pytest.mark.parametrize("model", DEPENDENT)
 def test_rows_that_depend_on_each_other_are_refused_in_batches(model):
-    assert accepts(model)
-    with pytest.raises(ValueError, match="'y' rows of a batch count differently"):
+    assert accepts(model, size=None)
+    with pytest.raises(ValueError, match="a row counts differently in another place"):
         accepts(model, batch_size=20)
-    fit(KEY, make_svi(model), 2, X, Y, size=N, batch_size=20, unchecked=True)
+
+
+def test_the_mean_of_a_batch_of_one_row_is_no_mean_either():
+    with pytest.raises(ValueError, match="a row counts differently in another place"):
+        accepts(standardized, batch_size=1)
+    assert accepts(model, batch_size=1)
+    fit(KEY, make_svi(standardized), 2, X, Y, size=N, batch_size=20, unchecked=True)
+
+
+@pytest.mark.parametrize("batch_size", [10, 11])
+def test_unknown_counts_of_rows_are_drawn_once(batch_size):
+    """JAX draws Poisson numbers of all rows together: one changes with the others."""
+
+    def counts(x, y=None, size=None):
+        w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+        with numpyro.plate("rows", size, subsample_size=len(x)):
+            n = numpyro.sample("n", dist.Poisson(jnp.exp(0.3 * x @ w + 2)))
+            numpyro.sample("y", dist.Normal(n, 1), obs=y)
+
+    for key in jax.random.split(KEY, 5):
+        source = batches.Tables(counts, (X, Y), {"size": N}, batch_size, key)
+        svi = SVI(counts, lambda *_, **__: None, optax.adam(0.02), TraceGraph_ELBO())
+        checks.before(svi, source, False)
+
+
+def sized_by_hand(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("other", 20):
+        numpyro.sample("v", dist.Normal(0, 1))
+    with numpyro.plate("rows", N, subsample_size=20):
+        numpyro.sample("y", dist.Normal(x @ w, 1), obs=y)
+
+
+def test_a_model_may_know_the_size_of_a_batch():
+    assert accepts(sized_by_hand, batch_size=20)
 
 
 def guide(x, y=None, size=None):
