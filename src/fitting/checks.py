@@ -37,11 +37,23 @@ class Seen(NamedTuple):
     """The sites of a model or a guide, up to the first error, and what needs the rows.
 
     `with_rows` are the sample sites whose value or distribution depends on moving rows.
+    `noisy` says that it asks for keys, to make noise of its own (dropout).
     """
 
     sites: dict
     error: Exception | None
     with_rows: set[str]
+    noisy: bool = False
+
+
+class Keys(Messenger):
+    """Notice that a model asks for a key: `trace` does not keep it."""
+
+    asked = False
+
+    def process_message(self, msg: dict) -> None:
+        """Look at the type of a site."""
+        self.asked |= msg["type"] == "prng_key"
 
 
 def _dependent(jaxpr: Any, inputs: list) -> list[bool]:
@@ -82,13 +94,14 @@ def look(fn: Callable, put: Callable, moving: dict, static: dict) -> Seen:
     static : dict
         More keyword arguments.
     """
-    kept, names = {}, []
+    kept, names, keys = {}, [], Keys()
 
     def run(moving):
         args, kwargs = put(moving)
         tracing = _drawing(fn)
         try:
-            tracing(*args, **kwargs, **static)
+            with keys:
+                tracing(*args, **kwargs, **static)
         finally:
             kept.update(tracing.trace)
         found = []
@@ -106,7 +119,8 @@ def look(fn: Callable, put: Callable, moving: dict, static: dict) -> Seen:
     except Exception as error:  # a model may fail in any way
         return Seen(kept, error, set())
     pairs = zip(names, _dependent(jaxpr, jaxpr.invars), strict=True)
-    return Seen(kept, None, {name for name, depends in pairs if depends})
+    with_rows = {name for name, depends in pairs if depends}
+    return Seen(kept, None, with_rows, keys.asked)
 
 
 def _frames(site: dict) -> dict[str, int]:
@@ -365,8 +379,9 @@ def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -
 
     The model is computed again with each half of the batch twice, in reverse order, in
     the place of the batch, and with one half alone. Rows must count as before, and sums
-    over rows add up. Batch normalization, which keeps averages in mutable state, is
-    meant to depend on the batch.
+    over rows add up. Where the model makes noise for each place (dropout), rows that
+    are compared stay in place. Batch normalization, which keeps averages in mutable
+    state, is meant to depend on the batch.
     """
     moving, size = source.moving, source.batch_rows
     if size == 1 and hasattr(source, "rows_at"):
@@ -388,17 +403,22 @@ def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -
         return rows, *compute(*picked)
 
     half, places = size // 2, np.arange(size)
-    first, second = half - 1 - places % half, size - 1 - places % half
-    parts = [again(first), again(second)]
-    with contextlib.suppress(TypeError, ValueError):  # a model with a batch size inside
-        parts.append(again(first[:half]))
-    wrong = [
-        name
-        for rows, now, *_ in parts
-        for name, logs in now.items()
-        if not np.allclose(of_rows[name][rows], logs, rtol=1e-3, equal_nan=True)
-    ]
-    for name, total in sums.items() if size % 2 == 0 else ():
+    noisy = seen.noisy or bool(leaves)
+    if noisy:
+        parts = [again(places % half), again(size - half + (places - size) % half)]
+    else:
+        first, second = half - 1 - places % half, size - 1 - places % half
+        parts = [again(first), again(second)]
+        with contextlib.suppress(TypeError, ValueError):  # of a size inside the model
+            parts.append(again(first[:half]))
+    wrong = []
+    for rows, now, *_ in parts:
+        held = rows == places if noisy else slice(None)
+        for name, logs in now.items():
+            before, after = of_rows[name][rows][held], logs[held]
+            if not np.allclose(before, after, rtol=1e-3, equal_nan=True):
+                wrong.append(name)
+    for name, total in sums.items() if size % 2 == 0 and not noisy else ():
         twice = parts[0][2][name] + parts[1][2][name]
         if np.isfinite(total) and not np.isclose(twice, 2 * total, rtol=1e-3):
             wrong.append(name)

@@ -126,6 +126,22 @@ def all_at_once(x, y=None, size=None):
         numpyro.sample("y", dist.Normal(x @ w, 1).to_event(1), obs=y)
 
 
+def with_dropout(x, y=None, size=None):
+    kept = jax.random.bernoulli(numpyro.prng_key(), 0.5, x.shape)
+    model(x * kept, y, size)
+
+
+def standardized_with_dropout(x, y=None, size=None):
+    with_dropout(x - x.mean(axis=0), y, size)
+
+
+@pytest.mark.parametrize("batch_size", [2, 9, 20])
+def test_dropout_may_depend_on_the_place_of_a_row(batch_size):
+    assert accepts(with_dropout, batch_size=batch_size)
+    with pytest.raises(ValueError, match="a row counts differently in another place"):
+        accepts(standardized_with_dropout, batch_size=batch_size)
+
+
 DEPENDENT = [standardized, shifted, placed, counted, accumulated, all_at_once]
 
 
