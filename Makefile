@@ -45,16 +45,20 @@ lab: $(INSTALLED) ## open JupyterLab on the notebooks (ARGS="--port 9000" for op
 benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--quick: short)
 	@$(PY) -m benchmarks.run $(ARGS)
 
-# Two files at a time: browser and compiler leave cores idle in turns.
+# Two files at a time: browser and compiler leave cores idle in turns. The notebooks run
+# with their exercises solved.
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
+	@$(PY) tools/solutions.py .solved
 	@$(PY) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=300 \
-	    tests $(NOTEBOOKS) $(T)
+	    tests .solved $(wildcard *.ipynb) $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \
+	$(PY) tools/solutions.py .solved || failed=1; \
 	$(PY) -m ruff check $(CODE) || failed=1; \
+	$(PY) -m ruff check --ignore E501 .solved || failed=1; \
 	$(PY) -m ruff format --check $(CODE) || failed=1; \
-	$(PY) tools/lint_jax.py src/* $(NOTEBOOKS) || failed=1; \
+	$(PY) tools/lint_jax.py src/* .solved $(wildcard *.ipynb) || failed=1; \
 	exit $$failed
 
 format: $(INSTALLED) ## format the code, notebooks included

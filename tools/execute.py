@@ -65,7 +65,6 @@ MACHINE_PATH = re.compile(
 PROGRESS = re.compile(r"\d%\||[\r\x1b]")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 CELL_METADATA = {"tags"}
-SOLUTION_TEXT = re.compile(r"::: *\{\.callout-\w+ [^}]*title=\"Solution\"")
 
 
 class UnreadableError(Exception):
@@ -325,16 +324,9 @@ def tidy(nb: dict) -> None:
 
 
 def folded_in_lab(cell: dict) -> dict[str, bool]:
-    """Return what JupyterLab hides: what the pages fold, and all of a solution."""
-    source = cell["source"]
-    if cell["cell_type"] == "markdown":
-        is_solution = SOLUTION_TEXT.match(source)
-        return {"source_hidden": True} if is_solution else {}
-    if "#| code-fold: true" not in source:
-        return {}
-    if '#| code-summary: "Solution code"' in source:
-        return {"outputs_hidden": True, "source_hidden": True}
-    return {"source_hidden": True}
+    """Return what JupyterLab hides: what the pages fold."""
+    folded = cell["cell_type"] == "code" and "#| code-fold: true" in cell["source"]
+    return {"source_hidden": True} if folded else {}
 
 
 def unstamped(nb: dict) -> list[dict]:

@@ -22,44 +22,58 @@ def check(
     ----------
     name : str
         What was asked for, as it should stand in the verdict.
-    answer : number, array or None
-        The learner's answer; `None` means not answered yet.
-    expected : number or array
-        What is right; it has the shape that the answer should have.
+    answer : number, array, None, or callable
+        The learner's answer; `None` means not answered yet. Or a function without
+        arguments that computes a number or an array from the answer. If it raises an
+        error, the verdict says so.
+    expected : number, array, or callable
+        What is right; it has the shape that the answer should have. Or a function
+        without arguments that returns it, which is called only for an answer.
     rtol, atol : float
         Allowed distance: ``atol + rtol * |expected|``.
     hint : str
-        Printed when the answer is not right.
+        Printed when the answer has the right form and is not right.
 
     Returns
     -------
     bool
         Whether the answer is right.
     """
-    if answer is None:
-        print(f"{name}: no answer yet; replace None and run both cells again.")
-        return False
     try:
+        answer = answer() if callable(answer) else answer
+        if answer is None:
+            print(f"{name}: no answer yet; replace None and run both cells again.")
+            return False
         given = arguments.finite_array(name, answer)
-    except (TypeError, ValueError) as error:
-        print(f"Not yet. {error}. {hint}".strip())
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        if not reason.startswith(name):
+            reason = f"{name}: your code raised {type(error).__name__}: {reason}"
+        print(f"Not yet. {reason}.".replace("..", "."))
         return False
-    wanted = np.asarray(expected)
+    wanted = np.asarray(expected() if callable(expected) else expected)
     if given.shape != wanted.shape:
-        if wanted.ndim == 0:
-            shapes = f"expected one number, got an array of shape {given.shape}"
-        else:
-            shapes = f"expected shape {wanted.shape}, got {given.shape}"
-        print(f"Not yet. {name}: {shapes}. {hint}".strip())
+        kinds = [
+            f"an array of shape {each.shape}" if each.ndim else "one number"
+            for each in (wanted, given)
+        ]
+        print(f"Not yet. {name}: expected {kinds[0]}, got {kinds[1]}.")
         return False
     shown = np.array2string(given, precision=6)
-    if np.allclose(given, wanted, rtol=rtol, atol=atol):
+    right = np.isclose(given, wanted, rtol=rtol, atol=atol)
+    if right.all():
         print(f"Right. {name}: {shown}")
         return True
+    which = ""
+    if wanted.ndim and right.any():
+        places = [tuple(map(int, at)) for at in np.argwhere(~right)[:5]]
+        names = [str(at if len(at) > 1 else at[0]) for at in places]
+        which = f" Look at index {', '.join(names)}."
     signs = [np.sign(values.astype(float)) for values in (given, wanted)]
-    same_sign = np.array_equal(*signs)
-    if same_sign and np.allclose(given, wanted, rtol=2 * rtol, atol=2 * atol):
-        print(f"Close, but not within the tolerance. {name}: {shown}. {hint}".strip())
-        return False
-    print(f"Not yet. {name}: {shown} is not the expected value. {hint}".strip())
+    close = np.allclose(given, wanted, rtol=2 * rtol, atol=2 * atol)
+    if close and np.array_equal(*signs):
+        verdict = f"Close, but not within the tolerance. {name}: {shown}."
+    else:
+        verdict = f"Not yet. {name}: {shown} is not the expected value."
+    print(f"{verdict}{which} {hint}".strip())
     return False

@@ -5,11 +5,13 @@ their lightness, so colors keep their hue. Nothing that must be read may be ligh
 than `COLORS["faint"]`. A figure that one notebook needs is drawn in that notebook.
 """
 
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import fontManager
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from fitting import arguments
@@ -36,17 +38,24 @@ STYLES = {
 }
 
 
+FONTS = Path(__file__).with_name("fonts")  # those of the pages
+
+
 def use_style() -> None:
     """Give all later figures of the session the style of the course."""
     set_matplotlib_formats("retina")
+    for path in FONTS.glob("*.ttf"):
+        fontManager.addfont(path)
     plt.rcParams.update(
         {
             "figure.figsize": (7.0, 3.4),
             "figure.dpi": 100,
             "figure.constrained_layout.use": True,
             "figure.facecolor": "white",
-            "font.size": 11,
-            "axes.titlesize": 11,
+            "font.family": "Source Sans 3",
+            "font.size": 11.5,
+            "mathtext.fontset": "stix",
+            "axes.titlesize": 11.5,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
             "axes.spines.top": False,

@@ -1,5 +1,6 @@
 """Draw a NumPyro model as a graph, without graphviz."""
 
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse, FancyBboxPatch
 from numpyro.handlers import seed, trace
 from numpyro.infer.inspect import get_model_relations
+
+
+def _letter(name: str) -> str:
+    """Return the Greek letter that a site is named after, or the name as it is."""
+    name_of_letter = "lamda" if name == "lambda" else name  # as Unicode spells it
+    try:
+        return unicodedata.lookup(f"GREEK SMALL LETTER {name_of_letter}")
+    except KeyError:
+        return name
 
 
 def _rows(parents: dict[str, list[str]]) -> dict[str, int]:
@@ -99,7 +109,8 @@ def model_graph(
     """Draw a NumPyro model as a graph, without any system package.
 
     An ellipse is a random variable with the family of its distribution, shaded if it
-    is observed. A frame is a plate with its size.
+    is observed. A frame is a plate with its size. Sites that are named after a Greek
+    letter, such as ``theta``, show it.
 
     Parameters
     ----------
@@ -139,7 +150,7 @@ def model_graph(
         ax.add_patch(FancyBboxPatch(corner, right - left, top - bottom, **look))
         plate = name.split("__CLONE")[0]  # a plate that crosses another has two frames
         text = f"{plate}: {sizes[plate]:,}"
-        ax.text(right - 0.08, bottom + 0.05, text, ha="right", va="bottom", fontsize=9)
+        ax.text(right - 0.08, bottom + 0.05, text, ha="right", va="bottom", fontsize=10)
     arrow = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
     for name, parents in found["sample_sample"].items():
         for parent in parents:
@@ -149,8 +160,8 @@ def model_graph(
             ax.annotate("", **ends, arrowprops=arrow)
         shade = "#C8C8C8" if name in found["observed"] else "white"
         ax.add_patch(Ellipse(place[name], 1.9, 0.9, fc=shade, ec="black", zorder=3))
-        text = f"{name}\n{found['sample_dist'][name]}"
-        ax.text(*place[name], text, ha="center", va="center", fontsize=9, zorder=4)
+        text = f"{_letter(name)}\n{found['sample_dist'][name]}"
+        ax.text(*place[name], text, ha="center", va="center", fontsize=10, zorder=4)
     ax.set_aspect("equal")
     ax.autoscale_view()
     ax.axis("off")

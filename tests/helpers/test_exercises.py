@@ -29,34 +29,62 @@ def test_right_answers(capsys, answer, expected, options):
 @pytest.mark.parametrize(
     ("answer", "expected", "options", "said"),
     [
-        (1 / 3, 0.3, {}, "x: 0.333333 is not the expected value."),
-        (1.26, 1.0, {"atol": 0.05}, "x: 1.26 is not the expected value."),
-        (126, 100, {"rtol": 0.05}, "x: 126 is not the expected value."),
-        ([1, 5], [1, 2], {"rtol": 0.1}, "x: [1 5] is not the expected value."),
-        (True, False, {"atol": 0.6}, "x: True is not the expected value."),
+        (1 / 3, 0.3, {}, "0.333333 is not the expected value."),
+        (1.26, 1.0, {"atol": 0.05}, "1.26 is not the expected value."),
+        (126, 100, {"rtol": 0.05}, "126 is not the expected value."),
         (
-            [True, False],
-            [True, True],
-            {},
-            "x: [ True False] is not the expected value.",
+            [1, 5],
+            [1, 2],
+            {"rtol": 0.1},
+            "[1 5] is not the expected value. Look at index 1.",
         ),
-        ([1, 2], 1, {}, "x: expected one number, got an array of shape (2,)."),
-        (1.0, [1.0, 1.0], {}, "x: expected shape (2,), got ()."),
-        (np.nan, 1, {}, "x: expected finite numbers, got 1 NaN or infinite of 1"),
-        ([1, -np.inf], [1, 2], {}, "x: expected finite numbers, got 1 NaN or "),
-        ("3", 3, {}, "x: expected an array of numbers, got '3'."),
-        ([1, [2, 3]], 3, {}, "x: expected an array of numbers, got [1, [2, 3]]."),
-        ([], 3, {}, "x: expected data, got none (shape (0,))."),
-        (len, 3, {}, "x: expected an array of numbers, got <built-in function len>."),
+        (
+            [[1, 5], [0, 1]],
+            [[1, 2], [1, 1]],
+            {},
+            "[[1 5]\n [0 1]] is not the expected value. Look at index (0, 1), (1, 0).",
+        ),
+        (True, False, {"atol": 0.6}, "True is not the expected value."),
+        (lambda: 4, 3, {}, "4 is not the expected value."),
+        (lambda: 4, lambda: 3, {}, "4 is not the expected value."),
     ],
 )
 def test_wrong_answers(capsys, answer, expected, options, said):
     assert check("x", answer, expected, hint="Think.", **options) is False
+    assert capsys.readouterr().out == f"Not yet. x: {said} Think.\n"
+
+
+def fails():
+    return {}["loc"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "said"),
+    [
+        ([1, 2], 1, "expected one number, got an array of shape (2,)."),
+        (1.0, [1.0, 1.0], "expected an array of shape (2,), got one number."),
+        (np.nan, 1, "expected finite numbers, got 1 NaN or infinite of 1."),
+        ([1, -np.inf], [1, 2], "expected finite numbers, got 1 NaN or infinite of 2"),
+        ("3", 3, "expected an array of numbers, got '3'."),
+        ([1, [2, 3]], 3, "expected an array of numbers, got [1, [2, 3]]."),
+        ([], 3, "expected data, got none (shape (0,))."),
+        (len, 3, "your code raised TypeError: len() takes exactly one argument"),
+        (fails, 3, "your code raised KeyError: 'loc'."),
+        (lambda: None + 1, 3, "your code raised TypeError: unsupported operand"),
+    ],
+)
+def test_malformed_answers_get_a_sentence_and_no_hint(capsys, answer, expected, said):
+    assert check("x", answer, expected, hint="Think.") is False
     text = capsys.readouterr().out
-    assert text.startswith(f"Not yet. {said}")
-    assert text.endswith(" Think.\n")
-    assert check("x", answer, expected, **options) is False
-    assert capsys.readouterr().out == text.replace(" Think.", "")
+    assert text.startswith(f"Not yet. x: {said}")
+    assert "Think" not in text
+    assert text.count("\n") == 1
+
+
+def test_what_is_expected_is_computed_for_answers_alone(capsys):
+    assert check("x", None, lambda: 1 / 0) is False
+    assert check("x", lambda: None, lambda: 1 / 0) is False
+    assert capsys.readouterr().out.count("no answer yet") == 2
 
 
 def test_no_answer_yet(capsys):

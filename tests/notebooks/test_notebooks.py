@@ -1,6 +1,7 @@
 """Every stored notebook keeps the rules, and each rule notices when one does not.
 
-That the notebooks run is tested too, by nbmake, which `make test` lets collect them.
+That they run, with their exercises solved, is tested too: `make test` lets nbmake
+collect them.
 """
 
 import datetime
@@ -41,6 +42,16 @@ def test_stored_notebook(path, rule):
 OPENING = """::: {.callout-note title="Before you start"}
 **You will** see. **You need** eyes. **Time** 1 minute.
 :::"""
+SOLUTION = """<details>
+<summary>Solution</summary>
+
+It is 1.
+
+```python
+answer = 1
+```
+
+</details>"""
 PNG = new_output("display_data", data={"image/png": "aaaa"})
 
 
@@ -74,11 +85,7 @@ def nb():
             code(
                 '#| code-fold: true\n#| code-summary: "Check your answer"\nanswer',
             ),
-            code(
-                '#| code-fold: true\n#| code-summary: "Solution code"\n'
-                "#| output: false\nanswer = 1",
-                jupyter={"source_hidden": True},
-            ),
+            new_markdown_cell(SOLUTION),
         ]
     nb = new_notebook(cells=cells)
     nb["nbformat_minor"] = 5
@@ -137,11 +144,12 @@ BREAKS = [
     (rules.has_exercises, drop(6)),
     (rules.has_exercises, drop(8)),
     (rules.has_exercises, drop(9)),
+    (rules.has_exercises, edit(9, "```python", "```")),
     (rules.figures_are_described, edit(4, "#| fig-cap", "#| tbl-cap")),
     (rules.figures_are_described, edit(4, "fig-alt", "fig-other")),
     (rules.figures_are_described, edit(4, "#| label: fig-a\n", "")),
     (rules.figures_are_described, edit(4, "fig-a\n", "a\n")),
-    (rules.figures_are_described, put(9, "outputs", [PNG])),
+    (rules.figures_are_described, put(8, "outputs", [PNG])),
     (rules.cells_are_short, edit(2, "print", "\n" * 40 + "print")),
     (rules.cells_are_short, edit(2, "print", "# " + "x" * 90 + "\nprint")),
     (rules.nothing_legacy, edit(2, "random.key(", "random.PRNGKey(")),
@@ -153,8 +161,8 @@ BREAKS = [
     (rules.folds_are_of_a_kind, edit(4, "Figure code", "Code")),
     (rules.folds_are_of_a_kind, edit(4, "#| code-fold: true\n", "")),
     (rules.folds_are_of_a_kind, edit(5, "assert", "print")),
-    (rules.folds_are_of_a_kind, edit(9, "#| output: false\n", "")),
-    (rules.folds_are_of_a_kind, put(9, "metadata", {})),
+    (rules.markdown_is_plain, edit(9, "It is 1", "It is <br> 1")),
+    (rules.markdown_is_plain, edit(9, "Solution", "Answer")),
     (rules.was_executed, put(5, "execution_count", None)),
     (rules.was_executed, put(5, "execution_count", 9)),
     (rules.was_executed, put(5, "outputs", [new_output("stream", name="stderr")])),

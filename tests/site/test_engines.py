@@ -97,6 +97,7 @@ def course(tmp_path):
         (root / "_quarto.yml").write_text(config)
         (root / "references.bib").write_text(BIB)
         (root / "assets" / "head.html").write_text("")
+        (root / "assets" / "deck.html").write_text("")
         (root / "index.qmd").write_text(f"{head}\n{page}\n")
         (root / "slides" / "deck.qmd").write_text(f"{DECK}{deck}\n")
         first = {"cell_type": "raw", "source": '---\ntitle: "One"\ndescription: D\n---'}

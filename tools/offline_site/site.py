@@ -302,6 +302,7 @@ def deck(site: Site, document: Document) -> str:
         title="\n".join(lines),
         body=document.body,
         options=json.dumps(reveal),
+        head=(site.root / "assets" / "deck.html").read_text(encoding="utf-8"),
     )
 
 

@@ -11,6 +11,12 @@ import yaml
 
 from .supported import CELL_OPTIONS, OUTPUTS, REFERENCES, SHORTCODES
 
+# The solution of an exercise, which JupyterLab folds, is a callout of a page.
+FOLDED = {
+    "<details>": '::: {.callout-tip collapse="true" title="Solution"}',
+    "<summary>Solution</summary>": "",
+    "</details>": ":::",
+}
 FENCE = re.compile(r"^\s*(```+|~~~+)(.*)$")
 EMBED = re.compile(r"^\s*\{\{<\s*embed\s+(\S+)#(\S+)\s*>\}\}\s*$")
 
@@ -234,7 +240,7 @@ def add_markdown(
                 message = "write {{< embed notebook.ipynb#label >}}, alone on its line"
             source.report(message, cell, number)
             continue
-        source.add(line, cell, number)
+        source.add(line if fence else FOLDED.get(line, line), cell, number)
     if fence:
         source.report("a code fence is never closed", cell)
     source.add("", cell, len(lines))

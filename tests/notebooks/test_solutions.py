@@ -1,0 +1,67 @@
+"""Solutions are folded text in a notebook, and executed and checked by the tests."""
+
+import pytest
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import execute
+import solutions
+
+IMPORTS = "from helpers.exercises import check"
+CHECK = '#| code-fold: true\n#| code-summary: "Check your answer"\n'
+CHECK += 'check("answer", answer, expected=2.0);'
+SOLUTION = """<details>
+<summary>Solution</summary>
+
+One and one are
+
+```python
+{}
+```
+
+</details>"""
+
+
+def notebook(solution):
+    cells = [
+        new_code_cell(IMPORTS),
+        new_code_cell("answer = None"),
+        new_code_cell(CHECK),
+        new_markdown_cell(SOLUTION.format(solution)),
+        new_code_cell("after = answer"),
+    ]
+    return new_notebook(cells=cells)
+
+
+def test_a_notebook_alone_neither_shows_nor_executes_solutions(tmp_path):
+    nb = notebook("answer = 1 + 1")
+    execute.run(nb, tmp_path)
+    (output,) = (o for cell in nb.cells for o in cell.get("outputs", ()))
+    assert output["text"].startswith("answer: no answer yet")
+
+
+def test_a_right_solution_is_executed_in_the_place_of_the_answer(tmp_path):
+    nb = solutions.solved(notebook("answer = 1 + 1"))
+    assert nb.cells[4].source == "answer = 1 + 1\n"
+    execute.run(nb, tmp_path)
+
+
+@pytest.mark.parametrize("solution", ["answer = 3", "answer = 'two'", "assert False"])
+def test_a_wrong_solution_fails(tmp_path, solution):
+    with pytest.raises(CellExecutionError):
+        execute.run(solutions.solved(notebook(solution)), tmp_path)
+
+
+def test_a_check_that_says_nothing_fails(tmp_path):
+    nb = notebook("answer = 2")
+    nb.cells[2]["source"] = CHECK.split("check(")[0] + "check"
+    with pytest.raises(CellExecutionError, match="says nothing"):
+        execute.run(solutions.solved(nb), tmp_path)
+
+
+def test_every_exercise_of_the_course_is_solved():
+    for path in execute.course_order():
+        nb = execute.read(path)
+        checks = sum('"Check your answer"' in c["source"] for c in nb["cells"])
+        again = sum(".run_cell(" in c["source"] for c in solutions.solved(nb).cells)
+        assert 3 <= again <= checks
