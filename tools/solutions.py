@@ -25,7 +25,7 @@ from IPython.utils.capture import capture_output
 
 with capture_output() as shown:
     get_ipython().run_cell({source!r}).raise_error()
-verdicts = shown.stdout.splitlines()
+verdicts = [line for line in shown.stdout.splitlines() if not line.startswith(" ")]
 assert verdicts, "a check that says nothing"
 assert all(line.startswith("Right.") for line in verdicts), shown.stdout
 """

@@ -540,7 +540,11 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
                 "model: expected to use the rows of a batch as they come, got one that "
                 f"looks rows up by the numbers of plate {plate!r}"
             )
-        if subsampled and not used and source.batch_rows is None:
+        with_data = any(
+            site["is_observed"] and plate in _frames(site)
+            for site in _samples(seen.sites).values()
+        )
+        if subsampled and with_data and not used and source.batch_rows is None:
             raise ValueError(
                 f"model: plate {plate!r} says that {some} of {whole} rows are here, "
                 f"and every step gets the same ones: each would count "
@@ -662,8 +666,8 @@ def after(
             "model: expected to see how often rows of a batch count, but a look at "
             f"model and guide gave {type(error).__name__}: {error}.{KNOW_BETTER}"
         ) from error
-    for name, site in {**seen.sites, **guide.sites}.items():
-        for leaf in jax.tree.leaves(site["value"]) if site["type"] == "param" else ():
+    for name, start_of in svi.optim.get_params(state.optim_state).items():
+        for leaf in jax.tree.leaves(start_of):  # whole numbers may become logarithms
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
                 raise TypeError(
                     f"parameter {name!r}: expected to start at numbers with a decimal "

@@ -171,9 +171,9 @@ def fit(
     """Fit a guide by SVI, in compiled chunks of steps.
 
     With all rows at each step this is ``svi.run`` with more: it takes what that takes
-    and gives the same losses, on a CPU to the last bit from two steps on (compared with
-    ``progress_bar=False``). It remembers nothing from call to call. Ctrl-C, or the stop
-    button, ends the run after the chunk under way and returns what was reached.
+    and gives the same losses, up to rounding in the last digits. It remembers nothing
+    from call to call. Ctrl-C, or the stop button, ends the run after the chunk under
+    way and returns what was reached.
 
     Parameters
     ----------

@@ -273,6 +273,19 @@ def test_a_plate_of_wrong_size_is_refused_with_all_rows():
     assert fit(KEY, make_svi(mean_model), 4, Y, size=240, unchecked=True).steps == 4
 
 
+def test_a_plate_over_some_unknowns_alone_counts_no_data():
+    def model(y):
+        with numpyro.plate("walkers", 10, subsample_size=4):
+            numpyro.sample("step", dist.Normal(0, 1))
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    ours = fit(KEY, make_svi(model), 4, Y)
+    theirs = make_svi(model).run(KEY, 4, Y, progress_bar=False)
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-6)
+
+
 def test_observations_that_a_distribution_cannot_give_are_refused():
     def binary(y):
         with numpyro.plate("rows", len(y)):
@@ -664,6 +677,18 @@ def test_a_parameter_that_starts_at_a_whole_number_is_named(start):  # 23
 
     with pytest.raises(TypeError, match=r"'loc'.*write 0\.0 for 0"):
         fit(KEY, make_svi(mean_model, guide), 4, Y)
+
+
+def test_a_positive_parameter_may_start_at_a_whole_number():
+    """Its logarithm is what is fitted."""
+
+    def guide(y):
+        scale = numpyro.param("scale", 1, constraint=dist.constraints.positive)
+        numpyro.sample("mu", dist.Normal(0, scale))
+
+    svi = make_svi(mean_model, guide)
+    theirs = svi.run(KEY, 4, Y, progress_bar=False)
+    np.testing.assert_allclose(fit(KEY, svi, 4, Y).losses, theirs.losses, rtol=1e-6)
 
 
 def test_labels_with_a_decimal_point_are_refused_or_right():  # 23
