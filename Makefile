@@ -46,11 +46,11 @@ benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--q
 	@$(PY) -m benchmarks.run $(ARGS)
 
 # Two files at a time: browser and compiler leave cores idle in turns. The notebooks run
-# with their exercises solved, and first: the longest come before the many short ones.
+# with their exercises solved.
 test: $(INSTALLED) ## run all tests (T="-k name" for some)
 	@$(PY) tools/solutions.py .solved
 	@$(PY) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=300 \
-	    .solved $(wildcard *.ipynb) tests $(T)
+	    tests .solved $(wildcard *.ipynb) $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \
