@@ -159,8 +159,8 @@ def cells_are_short(nb: dict) -> Iterator[str]:
     for name, cell in code_cells(nb):
         lines = cell["source"].splitlines()
         lengths.append(len(execute.python_source(cell).strip().splitlines()))
-        if lengths[-1] > MAX_LINES:
-            yield f"{name}: {lengths[-1]} lines instead of at most {MAX_LINES}"
+        if len(lines) > MAX_LINES:
+            yield f"{name}: {len(lines)} lines instead of at most {MAX_LINES}"
         for line in lines:
             if len(line) > MAX_WIDTH:
                 yield f"{name}: a line of {len(line)} characters: {line.strip()[:40]}…"
