@@ -3,11 +3,17 @@
 A solution is folded Markdown, so that running a notebook neither shows nor executes it.
 Here its code becomes a cell, after which each check of the answer runs again and must
 say that it is right.
+
+Checks of claims are tested here too. A file in ``tests/notebooks/broken_claims`` lists
+changes that make a claim of its notebook false: of the data, the model or a number.
+After the check of that claim stands a cell that makes the change, on a copy of the
+variables, and then runs the check, which must fail.
 """
 
 import copy
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -29,6 +35,49 @@ verdicts = [line for line in shown.stdout.splitlines() if not line.startswith(" 
 assert verdicts, "a check that says nothing"
 assert all(line.startswith("Right.") for line in verdicts), shown.stdout
 """
+BROKEN = """\
+from IPython.utils.capture import capture_output
+
+scope = dict(globals())
+with capture_output():
+    for code in {prepared!r}:
+        exec(code, scope)
+    try:
+        exec({check!r}, scope)
+    except AssertionError:
+        noticed = True
+    else:
+        noticed = False
+assert noticed, "the check did not notice: " + {claim!r}
+"""
+CLAIMS = execute.ROOT / "tests/notebooks/broken_claims"
+
+
+def broken_claims(name: str) -> list[dict]:
+    """Return the changes that the checks of a notebook must notice.
+
+    Each has ``claim``, the statement that becomes false; ``check``, the id of the cell
+    that checks it; ``change``, code to run before; and ``again``, a list of cells to
+    execute after the change, as ``[id]`` or ``[id, old text, new text]``.
+    """
+    return tomllib.loads((CLAIMS / f"{name}.toml").read_text("utf-8"))["broken"]
+
+
+def broken(cells: dict[str, dict], claim: dict) -> nbformat.NotebookNode:
+    """Return a cell that makes a claim false and asserts that its check fails."""
+    prepared = [claim.get("change", "")]
+    for name, *texts in claim.get("again", ()):
+        source = execute.python_source(cells[name])
+        if texts:
+            assert source.count(texts[0]) == 1, (
+                f"{name}: {texts[0]!r} is not there once"
+            )
+            source = source.replace(*texts)
+        prepared.append(source)
+    check = execute.python_source(cells[claim["check"]])
+    return new_code_cell(
+        BROKEN.format(prepared=prepared, check=check, claim=claim["claim"])
+    )
 
 
 def code_of(text: str) -> str | None:
@@ -37,11 +86,14 @@ def code_of(text: str) -> str | None:
     return found and "\n".join(CODE.findall(found[1]))
 
 
-def solved(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a notebook in which solutions are executed and checked."""
+def solved(nb: nbformat.NotebookNode, claims: list[dict]) -> nbformat.NotebookNode:
+    """Return a notebook in which solutions are executed and checked, claims broken."""
+    by_id = {cell["id"]: cell for cell in nb["cells"]}
+    assert {claim["check"] for claim in claims} <= set(by_id), "a check is gone"
     cells, checks = [], []
     for cell in copy.deepcopy(nb)["cells"]:
         cells.append(cell)
+        cells += [broken(by_id, c) for c in claims if c["check"] == cell["id"]]
         if cell["cell_type"] == "code" and CHECK in cell["source"]:
             checks.append(cell["source"])
         elif cell["cell_type"] == "markdown" and (code := code_of(cell["source"])):
@@ -56,7 +108,8 @@ def main(folder: str) -> None:
     target = Path(folder)
     target.mkdir(exist_ok=True)
     for path in execute.course_order():
-        nbformat.write(solved(execute.read(path)), target / path.name)
+        nb = solved(execute.read(path), broken_claims(path.stem))
+        nbformat.write(nb, target / path.name)
 
 
 if __name__ == "__main__":

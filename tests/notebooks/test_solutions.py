@@ -41,7 +41,7 @@ def test_a_notebook_alone_neither_shows_nor_executes_solutions(tmp_path):
 
 
 def test_a_right_solution_is_executed_in_the_place_of_the_answer(tmp_path):
-    nb = solutions.solved(notebook("answer = 1 + 1"))
+    nb = solutions.solved(notebook("answer = 1 + 1"), [])
     assert nb.cells[4].source == "answer = 1 + 1\n"
     execute.run(nb, tmp_path)
 
@@ -49,19 +49,60 @@ def test_a_right_solution_is_executed_in_the_place_of_the_answer(tmp_path):
 @pytest.mark.parametrize("solution", ["answer = 3", "answer = 'two'", "assert False"])
 def test_a_wrong_solution_fails(tmp_path, solution):
     with pytest.raises(CellExecutionError):
-        execute.run(solutions.solved(notebook(solution)), tmp_path)
+        execute.run(solutions.solved(notebook(solution), []), tmp_path)
 
 
 def test_a_check_that_says_nothing_fails(tmp_path):
     nb = notebook("answer = 2")
     nb.cells[2]["source"] = CHECK.split("check(")[0] + "check"
     with pytest.raises(CellExecutionError, match="says nothing"):
-        execute.run(solutions.solved(nb), tmp_path)
+        execute.run(solutions.solved(nb, []), tmp_path)
 
 
 def test_every_exercise_of_the_course_is_solved():
     for path in execute.course_order():
         nb = execute.read(path)
         checks = sum('"Check your answer"' in c["source"] for c in nb["cells"])
-        again = sum(".run_cell(" in c["source"] for c in solutions.solved(nb).cells)
+        again = sum(".run_cell(" in c["source"] for c in solutions.solved(nb, []).cells)
         assert 3 <= again <= checks
+
+
+def with_a_claim(check):
+    cells = [
+        new_code_cell("data = [1, 2, 3]", id="data"),
+        new_code_cell("total = sum(data)", id="total"),
+        new_code_cell(check, id="check"),
+        new_code_cell("assert total == 6"),
+    ]
+    return new_notebook(cells=cells)
+
+
+CHANGES = [
+    {"claim": "the sum is 6", "check": "check", "change": "total = 7"},
+    {"claim": "3 ends", "check": "check", "again": [["data", "3", "4"], ["total"]]},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_broken_claim_is_noticed_and_leaves_the_variables_alone(tmp_path, change):
+    nb = solutions.solved(with_a_claim("assert total == 6"), [change])
+    execute.run(nb, tmp_path)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("check", ["assert total > 5", "assert True", "# no assert"])
+def test_a_check_that_notices_nothing_fails(tmp_path, change, check):
+    with pytest.raises(CellExecutionError, match="did not notice"):
+        execute.run(solutions.solved(with_a_claim(check), [change]), tmp_path)
+
+
+def test_a_check_that_is_gone_is_noticed():
+    nb = with_a_claim("assert total == 6")
+    del nb.cells[2]
+    with pytest.raises(AssertionError, match="a check is gone"):
+        solutions.solved(nb, CHANGES)
+
+
+@pytest.mark.parametrize("path", execute.course_order(), ids=lambda path: path.stem)
+def test_each_notebook_has_at_least_five_claims_broken(path):
+    assert len(solutions.broken_claims(path.stem)) >= 5
