@@ -60,7 +60,7 @@ def broken_claims(name: str) -> list[dict]:
     that checks it; ``change``, code to run before; and ``again``, a list of cells to
     execute after the change, as ``[id]`` or ``[id, old text, new text]``.
     """
-    return tomllib.loads((CLAIMS / f"{name}.toml").read_text("utf-8"))["broken"]
+    return tomllib.loads((CLAIMS / f"{name}.toml").read_text("utf-8")).get("broken", [])
 
 
 def broken(cells: dict[str, dict], claim: dict) -> nbformat.NotebookNode:
