@@ -29,7 +29,8 @@ from fitting.arguments import (
     shown,
 )
 
-BLOCK = 2**17  # rows that are shuffled together: as many as fit into fast memory
+SMALL = 2**17  # rows of a table that fast memory holds; a larger one is shuffled by
+NEIGHBORS = 64  # rows at once, which slow memory hands over as fast
 BATCHES = 512  # steps between two looks of the host, at most;
 ROWS = 2**20  # fewer where their rows
 BYTES = 2**22  # or their bytes would be more than these
@@ -60,38 +61,45 @@ def _refuse_lists(name: str, value: Any) -> None:
 class RowOrder:
     """The order in which endless epochs visit the rows of a table.
 
-    Each epoch visits each row once. Blocks of rows follow each other in random order,
-    and each block is shuffled. The order follows from key, epoch and block alone, so
-    that a resumed run can start anywhere.
+    Each epoch visits each row once. `together` rows that are neighbors in the table
+    stay neighbors; their groups follow each other in random order. The order follows
+    from key and epoch alone, so that a resumed run can start anywhere.
     """
 
-    def __init__(self, rng_key: jax.Array, num_rows: int, block: int = BLOCK):
+    def __init__(self, rng_key: jax.Array, num_rows: int, together: int = 1):
         data = jax.random.key_data(rng_key) if is_key(rng_key) else rng_key
         self.words = np.asarray(data).ravel().tolist()
         self.num_rows = num_rows
-        self.bounds = np.linspace(0, num_rows, -(-num_rows // block) + 1).astype(int)
-        self.at = None
+        self.bounds = np.append(np.arange(0, num_rows, together), num_rows)
+        self.epoch = None
 
-    def _rest_of_block(self, position: int) -> np.ndarray:
-        """Return the rows from `position` to the end of its block."""
-        epoch, row = divmod(position, self.num_rows)
-        blocks = len(self.bounds) - 1
-        order = np.random.default_rng([*self.words, epoch]).permutation(blocks)
-        ends = np.cumsum(np.diff(self.bounds)[order])
-        place = int(np.searchsorted(ends, row, side="right"))
-        if self.at != (epoch, place):
-            start, stop = self.bounds[order[place] : order[place] + 2]
-            generator = np.random.default_rng([*self.words, epoch, place + 1])
-            self.rows = generator.permutation(np.arange(start, stop, dtype="int32"))
-            self.at = epoch, place
-        return self.rows[row - int(ends[place]) :]  # counted from the end
+    def _begin(self, epoch: int) -> None:
+        """Put the groups in the order of an epoch."""
+        generator = np.random.default_rng([*self.words, epoch])
+        order = generator.permutation(len(self.bounds) - 1)
+        self.first_rows = self.bounds[order]
+        self.ends = np.cumsum(self.bounds[order + 1] - self.first_rows)
+        self.epoch = epoch
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        """Return the rows at the places `start` to `stop` of the epoch."""
+        groups = np.searchsorted(self.ends, [start, stop - 1], side="right")
+        some = slice(groups[0], groups[1] + 1)
+        ends = self.ends[some]
+        begins = np.append(self.ends[groups[0] - 1] if groups[0] else 0, ends[:-1])
+        shift = np.repeat(self.first_rows[some] - begins, ends - begins)
+        rows = shift + np.arange(begins[0], ends[-1])
+        return rows[start - begins[0] : stop - begins[0]]
 
     def take(self, position: int, count: int) -> np.ndarray:
         """Return `count` row numbers, the first of them at `position`."""
         rows = np.empty(count, "int32")
         filled = 0
         while filled < count:
-            some = self._rest_of_block(position + filled)[: count - filled]
+            epoch, start = divmod(position + filled, self.num_rows)
+            if epoch != self.epoch:
+                self._begin(epoch)
+            some = self._rows(start, min(start + count - filled, self.num_rows))
             rows[filled : filled + some.size] = some
             filled += some.size
         return rows
@@ -133,8 +141,8 @@ class RowArguments:
 class Tables(RowArguments):
     """Every step gets some rows of each array; the arrays stay on the device.
 
-    A table of more than `BLOCK` rows is copied in random order first, so that a block
-    of it is as good as a random choice, however the rows were stored.
+    A table of more than `SMALL` rows is copied in random order first, so that neighbors
+    in it are as good as a random choice, however the rows were stored.
     """
 
     problem = None
@@ -160,15 +168,15 @@ class Tables(RowArguments):
             isinstance(table, jax.Array) and table.sharding.num_devices > 1
             for table in tables.values()
         )
-        block = self.num_rows if spread else BLOCK
-        if self.num_rows > block:
+        together = 1 if spread or self.num_rows <= SMALL else NEIGHBORS
+        if together > 1:
             mixed = np.random.default_rng(0).permutation(self.num_rows)
             tables = {n: jnp.asarray(table)[mixed] for n, table in tables.items()}
         self.tables = {name: jnp.asarray(table) for name, table in tables.items()}
         self.many = many
         self.shape_of_runs = (len(order_keys),) if many else ()
         order_keys = order_keys if many else [order_keys]
-        self.orders = [RowOrder(key, self.num_rows, block) for key in order_keys]
+        self.orders = [RowOrder(key, self.num_rows, together) for key in order_keys]
         self.most = max(1, min(BATCHES, ROWS // batch_rows))
         self.moving = self.rows_at(self.orders[0].take(0, batch_rows))
         self.first = self.put(self.moving)
