@@ -4,6 +4,7 @@
 is a function that takes a notebook and yields one sentence per fault.
 """
 
+import ast
 import re
 import statistics
 import sys
@@ -24,6 +25,7 @@ MAX_LINES = 40
 MEDIAN_LINES = 8
 MAX_WIDTH = 88
 MAX_BYTES = 3_000_000
+MAX_WORDS = 5_000
 SUMMARIES = {
     "Figure code",
     "Table code",
@@ -44,6 +46,11 @@ HTML = re.compile(
     r"</?(a|br|center|details|div|font|hr|iframe|img|p|span|su[bp]|table)\b"
 )
 EXERCISE = re.compile(r"^(#{2,4} |:{3,} *\{.*title=\"?)Exercise \d+.*$", re.MULTILINE)
+HEADING = re.compile(r"^(#{2,4} .*)$", re.MULTILINE)
+# A number with a decimal point or a unit is taken for something that was computed.
+CLAIM = re.compile(
+    r"(?<![\w@#.,-])(\d+\.\d+|\d[\d,]* ?(%|times\b|nats\b|sds?\b|seconds\b|steps\b))"
+)
 LEVEL = re.compile(r"\b(easy|medium|hard)\b")
 MINUTES = re.compile(r"\b\d+ min")
 
@@ -200,10 +207,58 @@ def folds_are_of_a_kind(nb: dict) -> Iterator[str]:
             yield f"{name}: code-summary {summary!r} is none of {sorted(SUMMARIES)}"
         if summary and not given.get("code-fold"):
             yield f"{name}: a code-summary needs code-fold: true"
-        if summary == "Check the claim" and not re.search(
-            r"\bassert\b", cell["source"]
-        ):
-            yield f"{name}: a check of a claim contains assert"
+
+
+def cannot_fail(test: ast.expr) -> bool:
+    """Say whether an assert holds whatever the variables are."""
+    sides = [test.left, *test.comparators] if isinstance(test, ast.Compare) else []
+    same = len(sides) == 2 and ast.dump(sides[0]) == ast.dump(sides[1])
+    names = any(isinstance(node, ast.Name) for node in ast.walk(test))
+    return same or isinstance(test, ast.Tuple) or not names
+
+
+def checks_can_fail(nb: dict) -> Iterator[str]:
+    """A check of a claim asserts something about variables."""
+    for name, cell in code_cells(nb):
+        if options(cell).get("code-summary") == "Check the claim":
+            nodes = ast.walk(ast.parse(execute.python_source(cell)))
+            asserts = [node for node in nodes if isinstance(node, ast.Assert)]
+            if not asserts:
+                yield f"{name}: a check of a claim contains assert"
+            for node in asserts:
+                if cannot_fail(node.test):
+                    yield f"{name}: cannot fail: assert {ast.unparse(node.test)}"
+
+
+def claims_are_checked(nb: dict) -> Iterator[str]:
+    """A section that computes and states numbers has a check of them."""
+    titles, claims, cells = ["the beginning"], [[]], [[]]
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "code":
+            cells[-1].append(cell["source"])
+        elif cell["cell_type"] == "markdown":
+            text = solutions.SOLUTION.sub("", cell["source"])
+            for part in HEADING.split(text):
+                if HEADING.fullmatch(part):
+                    titles.append(part)
+                    claims.append([])
+                    cells.append([])
+                claims[-1] += CLAIM.findall(prose({"source": part}))
+    for title, numbers, sources in zip(titles, claims, cells, strict=True):
+        checked = any("Check the claim" in source for source in sources)
+        if numbers and sources and not checked and not EXERCISE.match(title):
+            yield f"no check of {numbers[0][0]!r} in the section {title}"
+
+
+def fits_a_sitting(nb: dict) -> Iterator[str]:
+    """The text is short enough to be read at one go."""
+    words = sum(
+        len(prose(cell).split())
+        for cell in nb["cells"]
+        if cell["cell_type"] == "markdown"
+    )
+    if words > MAX_WORDS:
+        yield f"{words:,} words are more than {MAX_WORDS:,}"
 
 
 def was_executed(nb: dict) -> Iterator[str]:
@@ -263,6 +318,9 @@ RULES: list[Rule] = [
     nothing_legacy,
     markdown_is_plain,
     folds_are_of_a_kind,
+    checks_can_fail,
+    claims_are_checked,
+    fits_a_sitting,
     was_executed,
     is_fresh,
     is_within_budget,
@@ -272,7 +330,7 @@ RULES: list[Rule] = [
 
 
 # Only the notebooks of the course keep these; other pages need not.
-LESSON_RULES: list[Rule] = [opens_with_callout, has_exercises]
+LESSON_RULES: list[Rule] = [opens_with_callout, has_exercises, claims_are_checked]
 
 
 def rules_for(path: Path) -> list[Rule]:

@@ -68,14 +68,15 @@ def nb():
             "from jax import random\n\nkey = random.key(0)\nprint(key)",
             new_output("stream", text="key\n"),
         ),
-        new_markdown_cell("## Section {#sec-a}\n\n`<div>`, $a <b$ and 1 < 2."),
+        new_markdown_cell("## Section {#sec-a}\n\n`<div>`, $a <b$, 0.5 and 1 < 2."),
         code(
             '#| label: fig-a\n#| fig-cap: "C"\n#| fig-alt: >-\n#|   long\n#|   alt\n'
             '#| code-fold: true\n#| code-summary: "Figure code"\ndraw(key)',
             PNG,
         ),
         code(
-            '#| code-fold: true\n#| code-summary: "Check the claim"\nassert 1 == 1',
+            '#| code-fold: true\n#| code-summary: "Check the claim"\n'
+            "assert key == key.T",
         ),
     ]
     for number in (1, 2, 3):
@@ -160,13 +161,20 @@ BREAKS = [
     (rules.markdown_is_plain, edit(3, "## Section", "# Section")),
     (rules.folds_are_of_a_kind, edit(4, "Figure code", "Code")),
     (rules.folds_are_of_a_kind, edit(4, "#| code-fold: true\n", "")),
-    (rules.folds_are_of_a_kind, edit(5, "assert", "print")),
+    (rules.checks_can_fail, edit(5, "assert key", "key")),
+    (rules.checks_can_fail, edit(5, "assert", "# assert")),
+    (rules.checks_can_fail, edit(5, "key == key.T", "True")),
+    (rules.checks_can_fail, edit(5, "key == key.T", "2 > 1")),
+    (rules.checks_can_fail, edit(5, "key == key.T", "(key < 1, 'too large')")),
+    (rules.checks_can_fail, edit(5, "key == key.T", "key == key")),
+    (rules.claims_are_checked, drop(5)),
+    (rules.fits_a_sitting, edit(3, "Section", "word " * rules.MAX_WORDS)),
     (rules.markdown_is_plain, edit(9, "It is 1", "It is <br> 1")),
     (rules.markdown_is_plain, edit(9, "Solution", "Answer")),
     (rules.was_executed, put(5, "execution_count", None)),
     (rules.was_executed, put(5, "execution_count", 9)),
     (rules.was_executed, put(5, "outputs", [new_output("stream", name="stderr")])),
-    (rules.is_fresh, edit(5, "1 == 1", "2 == 2")),
+    (rules.is_fresh, edit(5, "key.T", "key.S")),
     (rules.is_fresh, edit(2, "import random", "import random\nimport helpers")),
     (rules.is_fresh, lambda nb: nb["cells"][2]["outputs"][0].update(text="other\n")),
     (rules.is_fresh, drop(-1)),
