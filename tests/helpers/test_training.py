@@ -2,6 +2,7 @@
 
 import gc
 import io
+import re
 from functools import partial
 
 import jax
@@ -194,6 +195,20 @@ def test_progress_bar(monkeypatch, capsys, svi, reference, tmp_path, shown):
     else:
         assert written.getvalue() == ""
     assert capsys.readouterr().out == ""
+
+
+def test_the_progress_bar_ends_with_the_rate_of_the_run(monkeypatch, svi, tmp_path):
+    """And not of its last moment: the clock of the bar runs ever slower here."""
+    written, times = io.StringIO(), (n**3 / 10 for n in range(1_000))
+    bar = partial(tqdm.tqdm, disable=False, file=written, mininterval=0)
+    monkeypatch.setattr(training, "tqdm", bar)
+    monkeypatch.setattr(tqdm.std, "time", lambda: next(times))
+    training.fit(KEY, svi, 24, Y, **chunks_of(8, tmp_path))
+    shown = re.findall(
+        r"24/24 \[(\d+):(\d+)<00:00, +([\d.]+)s/step", written.getvalue()
+    )
+    minutes, seconds, per_step = map(float, shown[-1])
+    assert per_step == pytest.approx((60 * minutes + seconds) / 24, abs=1 / 24)
 
 
 # The loss of step s is -(s - 1): each update adds exactly 1 to the parameter `a`, and
