@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,10 +50,40 @@ def run_quarto(quarto: str, decks: bool, strict: bool) -> None:
         raise SystemExit(f"Quarto warned {len(warnings)} times (--strict)")
 
 
+def course_files() -> list[Path]:
+    """Return what belongs to the course: what git knows, or what nothing here made."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        paths = [ROOT / name for name in done.stdout.decode().split("\0") if name]
+    else:
+        made = {"_site", "work", "build", "__pycache__", "course.zip"}
+        hidden = {".ci", ".gitignore", ".python-version"}
+        paths = [
+            path
+            for path in ROOT.rglob("*")
+            if not made.intersection(parts := path.relative_to(ROOT).parts)
+            and (parts[0][0] != "." or parts[0] in hidden)
+            and not any(part.endswith((".egg-info", "_files")) for part in parts)
+        ]
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def pack() -> None:
+    """Write course.zip, which readers of the site download."""
+    with zipfile.ZipFile(ROOT / "course.zip", "w") as archive:
+        for path in course_files():
+            name = f"course/{path.relative_to(ROOT).as_posix()}"
+            entry = zipfile.ZipInfo(name)  # without a date: the same each time
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
 def build(quarto: str | None, options: argparse.Namespace) -> int:
     """Build into _site; return the number of pages."""
     decks = options.what == "slides"
     output = ROOT / "_site"
+    if not decks:
+        pack()
     if quarto:
         if not decks and output.exists():
             shutil.rmtree(output)
@@ -125,6 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     quarto = choose(options.engine)
     if options.what == "preview":
         if quarto:
+            pack()
             command = [quarto, "preview", "--port", str(options.port), "--no-browser"]
             raise SystemExit(subprocess.run(command, cwd=ROOT).returncode)
         preview(options)

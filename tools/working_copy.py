@@ -6,7 +6,6 @@ never touched; the others follow the course. One that was deleted comes back.
 """
 
 import copy
-import json
 import re
 import subprocess
 import sys
@@ -192,36 +191,34 @@ def written(nb: dict) -> str:
     return execute.sha256([[c["cell_type"], c["source"]] for c in nb["cells"]])
 
 
-def is_untouched(path: Path, then: str | None) -> bool:
-    """Return whether a copy is as it was written, or is not there."""
-    try:
-        return not path.exists() or written(execute.read(path)) == then
-    except execute.UnreadableError:
-        return False
-
-
 def update(root: Path, folder: Path) -> dict[str, str]:
-    """Write the copies that are missing or out of date; say what was done to each."""
+    """Write the copies that are missing or out of date; say what was done to each.
+
+    A copy notes what it was made as, so that it tells whether somebody changed it.
+    """
     notebooks = {p.name: execute.read(p) for p in execute.course_order(root)}
     known = {name: labels(nb) for name, nb in notebooks.items()}
     cited, entries = citations(list(notebooks.values()), root / "references.bib")
     folder.mkdir(exist_ok=True)
-    state = folder / ".written.json"
-    then = json.loads(state.read_text("utf-8")) if state.is_file() else {}
     done = {}
     for name, nb in notebooks.items():
-        new = readable(nb, name, known, cited, entries)
-        path, old = folder / name, then.get(name, {})
-        now = {"written": written(new), "whole": execute.sha256(new)}
-        if path.exists() and now["whole"] == old.get("whole"):
-            continue
-        if is_untouched(path, old.get("written")):
-            done[name] = "updated" if path.exists() else "new"
-            nbformat.write(new, path)
-            then[name] = now
-        else:
-            done[name] = "kept"
-    state.write_text(json.dumps(then, indent=1) + "\n", encoding="utf-8")
+        new, path = readable(nb, name, known, cited, entries), folder / name
+        made = {"cells": written(new), "whole": execute.sha256(new)}
+        if path.exists():
+            try:
+                old = execute.read(path)
+            except execute.UnreadableError:
+                done[name] = "kept"
+                continue
+            then = old["metadata"].get("course", {})
+            if then.get("whole") == made["whole"]:
+                continue
+            if written(old) not in (then.get("cells"), made["cells"]):
+                done[name] = "kept"
+                continue
+        done[name] = "updated" if path.exists() else "new"
+        new["metadata"]["course"] = made
+        nbformat.write(new, path)
     return done
 
 
@@ -230,8 +227,8 @@ def main(folder: str = "work") -> None:
     done = update(execute.ROOT, execute.ROOT / folder)
     for name in (name for name, what in done.items() if what == "kept"):
         print(
-            f"{folder}/{name}: the course has a newer one, and yours stays as you "
-            "wrote it. To get the new one, rename yours and say make lab again."
+            f"{folder}/{name}: the course has a newer one, but yours was changed and "
+            "stays. To get the new one as well, rename yours and start again."
         )
 
 
