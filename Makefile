@@ -75,5 +75,5 @@ lock: $(INSTALLED) ## write requirements.lock anew (UPGRADE=1 takes newer versio
 	@{ echo "# Exact versions of everything the course needs. Made by: make lock"; \
 	    cat .venv/lock.txt; } > requirements.lock
 
-clean: ## remove what was built (.venv stays)
-	rm -rf _site .quarto build src/*.egg-info .pytest_cache .ruff_cache
+clean: ## remove what was built (.venv and work stay)
+	rm -rf _site .quarto build course.zip src/*.egg-info .pytest_cache .ruff_cache
