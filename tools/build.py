@@ -78,12 +78,19 @@ def pack() -> None:
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
+def put_downloads(folder: Path) -> None:
+    """Let readers download the notebooks as JupyterLab should show them."""
+    import working_copy
+
+    for path in folder.glob("*.ipynb"):
+        path.unlink()
+    working_copy.update(ROOT, folder)
+
+
 def build(quarto: str | None, options: argparse.Namespace) -> int:
     """Build into _site; return the number of pages."""
     decks = options.what == "slides"
     output = ROOT / "_site"
-    if not decks:
-        pack()
     if quarto:
         if not decks and output.exists():
             shutil.rmtree(output)
@@ -154,13 +161,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     quarto = choose(options.engine)
+    if options.what != "slides":
+        pack()
     if options.what == "preview":
         if quarto:
-            pack()
             command = [quarto, "preview", "--port", str(options.port), "--no-browser"]
             raise SystemExit(subprocess.run(command, cwd=ROOT).returncode)
         preview(options)
     pages = build(quarto, options)
+    if options.what == "site":
+        put_downloads(ROOT / "_site" / "notebooks")
     seconds = time.monotonic() - start
     first = "_site/index.html"
     if options.what == "slides":

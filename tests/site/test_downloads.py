@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 
+import build
 import execute
 import reference
 
@@ -14,7 +15,7 @@ def test_the_site_has_the_whole_course(site):
     data = (site.folder / "course.zip").read_bytes()
     names = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
     needed = ["Makefile", "pyproject.toml", "requirements.lock", "README.md"]
-    needed += ["src/helpers/training.py", "tools/working_copy.py", ".python-version"]
+    needed += ["src/helpers/training.py", "tools/working_copy.py"]
     needed += ["src/helpers/fonts/OFL.txt", "benchmarks/results/rows.json"]
     needed += [f"notebooks/{path.name}" for path in execute.course_order()]
     assert {f"course/{name}" for name in needed} <= names
@@ -23,6 +24,13 @@ def test_the_site_has_the_whole_course(site):
     assert len(data) < 20_000_000
     links = [tag.get("href") for tag in site.soups["running.html"].select("main a")]
     assert "course.zip" in links
+
+
+def test_a_notebook_alone_reads_well(site):
+    for path in execute.course_order():
+        first, *rest = execute.read(site.folder / "notebooks" / path.name)["cells"]
+        assert first["source"].startswith("# ")
+        assert not any("\n:::" in cell["source"] for cell in rest)
 
 
 def test_the_helpers_work_from_the_file(site, tmp_path):
@@ -52,3 +60,28 @@ def test_a_docstring_becomes_lists_of_markdown():
     assert reference.listed(text, "Returns") == (
         "- numpy.ndarray, shape (n,): Weights."
     )
+
+
+def test_only_files_of_the_course_are_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    kept = [".gitignore", ".ci/run", "README.md", "src/a/b.py"]
+    made = [".venv/x", "work/n.ipynb", "src/a/__pycache__/b.pyc", "_site/i.html"]
+    made += [
+        "src/s.egg-info/x",
+        "slides/deck_files/p.png",
+        ".solved/n.ipynb",
+        "course.zip",
+    ]
+    for name in kept + made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    def files():
+        return {x.relative_to(tmp_path).as_posix() for x in build.course_files()}
+
+    assert files() == set(kept)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text("\n".join(made))
+    assert files() == set(kept)
+    first = build.pack() or (tmp_path / "course.zip").read_bytes()
+    assert first == (build.pack() or (tmp_path / "course.zip").read_bytes())
