@@ -34,6 +34,7 @@ CITATION = re.compile(
     r"|(?<![\w@.[])@(?!fig-|tbl-|eq-|sec-)[a-z]\w*\d{4}\w*"
 )
 KEY = re.compile(r"@(\w+)")
+SPAN = re.compile(r"\[((?:[^][]|\[[^][]*\])*)\]\{[#.][^}]*\}")  # may hold links
 LINK = re.compile(r"\[([^][]+)\]\(([^()\s]+)\)")
 ENTRY = re.compile(r'<div id="ref-(\w+)"[^>]*>\s*(.*?)\s*</div>', re.S)
 
@@ -106,15 +107,17 @@ def in_words(text: str, name: str, known: dict[str, dict], cited: dict) -> str:
         words, (file, _, label) = found[1], found[2].partition("#")
         if "://" in file or (file in known and not label):
             return found[0]
-        if file not in known or label not in known[file]:
-            return words  # what is not in the folder
+        if file not in known:
+            return words  # it is not in the folder
+        if label not in known[file]:
+            return f"[{words}]({file})"
         target = heading_link(known[file][label], file)
         return re.sub(r"^\[.*?\]|^“.*", lambda _: f"[{words}]", target, count=1)
 
     text = EQUATION.sub(lambda m: f" \\tag{{{known[name][m[1]].split()[1]}}}\n$$", text)
     text = TABLE.sub(lambda m: f"\n**{known[name][m[2]]}.** {m[1]}", text)
     text = re.sub(r"^(#+ .*?) *\{[^}]*\}$", r"\1", text, flags=re.M)
-    text = re.sub(r"\[([^][]*)\]\{[#.][^}]*\}", r"\1", text)
+    text = SPAN.sub(r"\1", text)
     text = LINK.sub(link, text)
     return REFERENCE.sub(refer, CITATION.sub(lambda m: cited.get(m[0], m[0]), text))
 

@@ -25,7 +25,8 @@ TEXT = """## What `fit` does {#sec-fit}
 @eq-one and @fig-one; see @tbl-two. @sec-fit says so, and so does @sec-math (@sec-fit).
 We cite [@gelman2014nuts; @knuth1968, p. 3] and @knuth1968. Not in `a @knuth1968 b`.
 Mail to me@example.org. [Then](02_two.ipynb), [a place](02_two.ipynb#sec-there),
-[a page](../running.qmd), [the web](https://example.org). [An old place]{#old}
+[a page](../running.qmd), [the web](https://example.org).
+[An old [place](02_two.ipynb#old)]{#old}
 
 $$
 p(x) = 1
@@ -115,7 +116,8 @@ We cite (Hoffman and Gelman 2014; Knuth 1968, 3) and Knuth (1968). \
 Not in `a @knuth1968 b`.
 Mail to me@example.org. [Then](02_two.ipynb), \
 [a place](<02_two.ipynb#There:-it-is>),
-a page, [the web](https://example.org). An old place
+a page, [the web](https://example.org).
+An old [place](02_two.ipynb)
 
 $$
 p(x) = 1 \\tag{1}
