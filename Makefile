@@ -38,9 +38,10 @@ notebooks: $(INSTALLED) ## execute all notebooks and store their outputs (NB=03 
 	@$(PY) tools/execute.py $(NB)
 
 # In a container people are often root, which JupyterLab wants to be told.
-lab: $(INSTALLED) ## open JupyterLab on the notebooks (ARGS="--port 9000" for options)
+lab: $(INSTALLED) ## open copies of the notebooks in JupyterLab (ARGS="--port 9000" for options)
+	@$(PY) tools/working_copy.py work
 	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
-	$(PY) -m jupyterlab --notebook-dir=notebooks $$root $(ARGS)
+	$(PY) -m jupyterlab --notebook-dir=work $$root $(ARGS)
 
 benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--quick: short)
 	@$(PY) -m benchmarks.run $(ARGS)
@@ -74,5 +75,5 @@ lock: $(INSTALLED) ## write requirements.lock anew (UPGRADE=1 takes newer versio
 	@{ echo "# Exact versions of everything the course needs. Made by: make lock"; \
 	    cat .venv/lock.txt; } > requirements.lock
 
-clean: ## remove what was built (.venv stays)
-	rm -rf _site .quarto build src/*.egg-info .pytest_cache .ruff_cache
+clean: ## remove what was built (.venv and work stay)
+	rm -rf _site .quarto build course.zip src/*.egg-info .pytest_cache .ruff_cache

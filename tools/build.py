@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,6 +48,43 @@ def run_quarto(quarto: str, decks: bool, strict: bool) -> None:
         raise SystemExit("Quarto stopped with an error")
     if warnings and strict:
         raise SystemExit(f"Quarto warned {len(warnings)} times (--strict)")
+
+
+def course_files() -> list[Path]:
+    """Return what belongs to the course: what git knows, or what nothing here made."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        paths = [ROOT / name for name in done.stdout.decode().split("\0") if name]
+    else:
+        made = {"_site", "work", "build", "__pycache__", "course.zip"}
+        hidden = {".ci", ".gitignore", ".python-version"}
+        paths = [
+            path
+            for path in ROOT.rglob("*")
+            if not made.intersection(parts := path.relative_to(ROOT).parts)
+            and (parts[0][0] != "." or parts[0] in hidden)
+            and not any(part.endswith((".egg-info", "_files")) for part in parts)
+        ]
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def pack() -> None:
+    """Write course.zip, which readers of the site download."""
+    with zipfile.ZipFile(ROOT / "course.zip", "w") as archive:
+        for path in course_files():
+            name = f"course/{path.relative_to(ROOT).as_posix()}"
+            entry = zipfile.ZipInfo(name)  # without a date: the same each time
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def put_downloads(folder: Path) -> None:
+    """Let readers download the notebooks as JupyterLab should show them."""
+    import working_copy
+
+    for path in folder.glob("*.ipynb"):
+        path.unlink()
+    working_copy.update(ROOT, folder)
 
 
 def build(quarto: str | None, options: argparse.Namespace) -> int:
@@ -123,12 +161,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     quarto = choose(options.engine)
+    if options.what != "slides":
+        pack()
     if options.what == "preview":
         if quarto:
             command = [quarto, "preview", "--port", str(options.port), "--no-browser"]
             raise SystemExit(subprocess.run(command, cwd=ROOT).returncode)
         preview(options)
     pages = build(quarto, options)
+    if options.what == "site":
+        put_downloads(ROOT / "_site" / "notebooks")
     seconds = time.monotonic() - start
     first = "_site/index.html"
     if options.what == "slides":

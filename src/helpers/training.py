@@ -292,7 +292,7 @@ def fit(
             raise CheckpointError(what, done, result("broken off")) from error
 
     quiet = {} if progress_bar else {"disable": True}  # else TQDM_DISABLE decides
-    bar = tqdm(total=num_steps, initial=start, unit="step", **quiet)
+    bar = tqdm(total=num_steps, initial=start, unit="step", smoothing=0, **quiet)
     with endings.Interrupts() as presses, bar:
         try:
             while steps and options.going(run).any() and not presses.count:

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import re
 from functools import partial
 
 import jax
@@ -12,6 +13,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 import tqdm
+import tqdm.notebook
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import (
     AutoDelta,
@@ -194,6 +196,24 @@ def test_progress_bar(monkeypatch, capsys, svi, reference, tmp_path, shown):
     else:
         assert written.getvalue() == ""
     assert capsys.readouterr().out == ""
+
+
+def test_a_notebook_s_bar_ends_with_the_rate_of_the_run(monkeypatch, svi, tmp_path):
+    """And not with that of its last moment: the bar's clock runs ever slower here."""
+    bars, times = [], (n**3 / 10 for n in range(1_000))
+
+    def bar(**options):
+        bars.append(tqdm.notebook.tqdm(display=False, mininterval=0, **options))
+        return bars[0]
+
+    monkeypatch.setattr(training, "tqdm", bar)
+    monkeypatch.setattr(tqdm.std, "time", lambda: next(times))
+    training.fit(KEY, svi, 24, Y, **chunks_of(8, tmp_path))
+    last = bars[0].container.children[-1].value
+    found = re.search(r"24/24\s\[(\d+):(\d+)&lt;00:00,\s+([\d.]+)s/step", last)
+    minutes, seconds, per_step = map(float, found.groups())
+    assert 60 * minutes + seconds > 24
+    assert per_step == pytest.approx((60 * minutes + seconds) / 24, abs=1 / 24)
 
 
 # The loss of step s is -(s - 1): each update adds exactly 1 to the parameter `a`, and

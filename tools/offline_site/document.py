@@ -435,6 +435,8 @@ class Converter:
         path, _, fragment = url.partition("#")
         here = PurePosixPath(self.source.path).parent
         target = resolve(here / path) if path else self.source.path
+        if target in self.config.get("project", {}).get("resources", ()):
+            return url  # a file to download
         if target not in self.pages:
             self.source.report_near(f"broken link: no page {target}", url)
             return url

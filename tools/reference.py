@@ -1,0 +1,92 @@
+"""Write reference.qmd, the page of what readers take to work of their own.
+
+It holds what the docstrings say. A test fails where the page says something else.
+"""
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+import execute
+
+# What to import it from: the names, and the file that defines them.
+CONTENTS = {
+    "helpers.training": {
+        "helpers/training.py": ["fit"],
+        "fitting/endings.py": ["FitResult"],
+        "helpers/prediction.py": ["predict", "predictions", "log_predictive_density"],
+    },
+    "helpers.diagnostics": {
+        "helpers/diagnostics.py": [
+            "log_weights",
+            "importance_summary",
+            "ImportanceSummary",
+        ],
+    },
+}
+HEAD = """---
+title: "Reference: fit, predict, diagnostics"
+description: "What `fit`, `predict` and the diagnostics of a fit take and return, for \
+work of your own."
+number-sections: false
+---
+
+Use these in work of your own: [how to install them](running.qmd#sec-running-code). \
+In Python, `help(fit)` says the same.
+"""
+SECTION = re.compile(r"^(\w+)\n-+$", re.M)
+
+
+def listed(text: str, title: str) -> str:
+    """Turn a numpydoc list of names and what they are into a list of Markdown."""
+    items = []
+    for block in re.split(r"^(?=\S)", text, flags=re.M):
+        head, _, told = block.partition("\n")
+        if not head.strip():
+            continue
+        names, _, kind = head.strip().partition(" : ")
+        if title not in ("Returns", "Yields"):  # these begin with a type
+            names = ", ".join(f"`{name}`" for name in names.split(", "))
+        term = f"{names} ({kind})" if kind else names
+        told = " ".join(textwrap.dedent(told).split())
+        items.append(f"- {term}: {told}" if told else f"- {term}")
+    return "\n".join(items)
+
+
+def entry(module: str, node: ast.FunctionDef | ast.ClassDef) -> str:
+    """Return the section of a function or class."""
+    summary, *sections = SECTION.split(ast.get_docstring(node))
+    label = f"sec-reference-{node.name.lower().replace('_', '-')}"
+    lines = [f"## `{node.name}` {{#{label}}}"]
+    code = f"from {module} import {node.name}"
+    if isinstance(node, ast.FunctionDef):
+        for argument in ast.walk(node.args):
+            if isinstance(argument, ast.arg):
+                argument.annotation = None
+        names = ast.unparse(node.args)
+        code += f"\n\n{node.name}(\n" + textwrap.fill(
+            names, 80, initial_indent="    ", subsequent_indent="    "
+        )
+        code += "\n)"
+    lines += [f"```python\n{code}\n```", summary.strip()]
+    for title, text in zip(sections[::2], sections[1::2], strict=True):
+        plain = title in ("Notes", "References", "Examples")
+        lines += [f"**{title}**", text.strip() if plain else listed(text, title)]
+    return "\n\n".join(lines)
+
+
+def page(root: Path) -> str:
+    """Return the text of the page."""
+    parts = [HEAD]
+    for module, files in CONTENTS.items():
+        for file, names in files.items():
+            tree = ast.parse((root / "src" / file).read_text(encoding="utf-8"))
+            found = {getattr(node, "name", ""): node for node in tree.body}
+            parts += [entry(module, found[name]) + "\n" for name in names]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    target = execute.ROOT / "reference.qmd"
+    target.write_text(page(execute.ROOT), encoding="utf-8")
