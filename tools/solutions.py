@@ -2,7 +2,8 @@
 
 A solution is folded Markdown, so that running a notebook neither shows nor executes it.
 Here its code becomes a cell, after which each check of the answer runs again and must
-say that it is right.
+say that it is right. Before, the check meets answers of a wrong form, on a copy of the
+variables: it must say what is wrong and must not judge them.
 
 Checks of claims are tested here too. A file in ``tests/notebooks/broken_claims`` lists
 changes that make a claim of its notebook false: of the data, the model or a number.
@@ -10,6 +11,7 @@ After the check of that claim stands a cell that makes the change, on a copy of 
 variables, and then runs the check, which must fail.
 """
 
+import ast
 import copy
 import re
 import sys
@@ -34,6 +36,24 @@ with capture_output() as shown:
 verdicts = [line for line in shown.stdout.splitlines() if not line.startswith(" ")]
 assert verdicts, "a check that says nothing"
 assert all(line.startswith("Right.") for line in verdicts), shown.stdout
+"""
+MALFORMED = """\
+import numpy
+from IPython.utils.capture import capture_output
+
+malformed = {{
+    "text": "abc",
+    "not a number": float("nan"),
+    "a wrong shape": numpy.ones((7, 5, 3)),
+    "a function without return": lambda *args, **kwargs: None,
+    "a number": 3.0,
+}}
+for name in {names!r}:
+    for form, value in malformed.items():
+        with capture_output() as shown:
+            exec({check!r}, globals() | {{name: value}})
+        judged = "is not the expected value" in shown.stdout and form != "a number"
+        assert shown.stdout and not judged, f"{{name}} as {{form}}: {{shown.stdout}}"
 """
 BROKEN = """\
 from IPython.utils.capture import capture_output
@@ -80,6 +100,27 @@ def broken(cells: dict[str, dict], claim: dict) -> nbformat.NotebookNode:
     )
 
 
+def assigned(source: str) -> list[str]:
+    """Return the names that a cell assigns or defines."""
+    names = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [at.id for at in node.targets if isinstance(at, ast.Name)]
+    return names
+
+
+def malformed(starters: list[dict], check: dict) -> nbformat.NotebookNode:
+    """Return a cell that gives the check of an exercise answers of a wrong form."""
+    source = execute.python_source(check)
+    read = {at.id for at in ast.walk(ast.parse(source)) if isinstance(at, ast.Name)}
+    sources = map(execute.python_source, starters)
+    names = [name for code in sources for name in assigned(code) if name in read]
+    assert names, f"what answers this check? {source}"
+    return new_code_cell(MALFORMED.format(names=names, check=source))
+
+
 def code_of(text: str) -> str | None:
     """Return the code of the solution in a cell of Markdown, or None without one."""
     found = SOLUTION.search(text)
@@ -90,12 +131,18 @@ def solved(nb: nbformat.NotebookNode, claims: list[dict]) -> nbformat.NotebookNo
     """Return a notebook in which solutions are executed and checked, claims broken."""
     by_id = {cell["id"]: cell for cell in nb["cells"]}
     assert {claim["check"] for claim in claims} <= set(by_id), "a check is gone"
-    cells, checks = [], []
+    cells, starters, checks = [], [], []
     for cell in copy.deepcopy(nb)["cells"]:
         cells.append(cell)
         cells += [broken(by_id, c) for c in claims if c["check"] == cell["id"]]
         if cell["cell_type"] == "code" and CHECK in cell["source"]:
+            if "check(" in cell["source"]:
+                cells.append(malformed(starters, cell))
             checks.append(cell["source"])
+        elif cell["cell_type"] == "code":
+            starters.append(cell)
+        elif cell["cell_type"] == "markdown" and "Exercise" in cell["source"]:
+            starters = []
         elif cell["cell_type"] == "markdown" and (code := code_of(cell["source"])):
             again = AGAIN.format(source="\n".join(checks))
             cells += [new_code_cell(code), new_code_cell(again)]

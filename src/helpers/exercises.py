@@ -1,5 +1,6 @@
 """Checks that learners can run on their own answers to the exercises."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,10 @@ def check(
             return False
         given = arguments.finite_array(name, answer)
     except Exception as error:
-        reason = str(error).split("\n")[0]
+        reason = re.sub(r" at 0x[0-9a-f]+", "", str(error).split("\n")[0])
         if not reason.startswith(name):
-            reason = f"{name}: your code raised {type(error).__name__}: {reason}"
+            kind = f"{name}: your code raised {type(error).__name__}"
+            reason = f"{kind}: {reason}" if reason else kind
         print(f"Not yet. {reason}.".replace("..", "."))
         return False
     wanted = np.asarray(expected() if callable(expected) else expected)

@@ -54,6 +54,10 @@ def test_wrong_answers(capsys, answer, expected, options, said):
     assert capsys.readouterr().out == f"Not yet. x: {said} Think.\n"
 
 
+def refuses():
+    raise AssertionError
+
+
 def fails():
     return {}["loc"]
 
@@ -70,6 +74,7 @@ def fails():
         ([], 3, "expected data, got none (shape (0,))."),
         (len, 3, "your code raised TypeError: len() takes exactly one argument"),
         (fails, 3, "your code raised KeyError: 'loc'."),
+        (refuses, 3, "your code raised AssertionError.\n"),
         (lambda: None + 1, 3, "your code raised TypeError: unsupported operand"),
     ],
 )
