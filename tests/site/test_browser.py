@@ -1,26 +1,8 @@
 """A real browser shows every page and slide, light, dark and as wide as a phone."""
 
-import functools
-import http.server
-import os
-import shutil
-import threading
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Without these the browser asks for hosts of its own at every start.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
@@ -111,44 +93,6 @@ MARK_SLIDE = """() => {
   document.querySelector('[data-shown]')?.removeAttribute('data-shown');
   Reveal.getCurrentSlide().dataset.shown = '';
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """The browser of the system; where there is none, CI fails and others skip."""
-    candidates = filter(None, (os.environ.get("CHROMIUM"), *NAMES))
-    found = next(filter(None, map(shutil.which, candidates)), None)
-    if not found:
-        text = f"no browser here (tried {', '.join(NAMES)} and $CHROMIUM)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def serve():
-    """A function that serves a folder to this machine alone; returns its address."""
-    servers = []
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    def start(folder):
-        handler = functools.partial(Quiet, directory=str(folder))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 class Visit:

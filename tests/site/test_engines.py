@@ -96,8 +96,8 @@ def course(tmp_path):
             (root / folder).mkdir(parents=True, exist_ok=True)
         (root / "_quarto.yml").write_text(config)
         (root / "references.bib").write_text(BIB)
-        (root / "assets" / "head.html").write_text("")
-        (root / "assets" / "deck.html").write_text("")
+        for name in ("head", "search", "deck"):
+            (root / "assets" / f"{name}.html").write_text("")
         (root / "index.qmd").write_text(f"{head}\n{page}\n")
         (root / "slides" / "deck.qmd").write_text(f"{DECK}{deck}\n")
         first = {"cell_type": "raw", "source": '---\ntitle: "One"\ndescription: D\n---'}
@@ -284,8 +284,9 @@ def test_search_index(course, tmp_path):
     course("Early text.\n\n## A\n\nNeedle $x$ `code`.", code("print(1)"))
     script = (tmp_path / "course/_site/site/search-index.js").read_text()
     index = json.loads(script.removeprefix("window.courseIndex = ").rstrip(";\n"))
-    assert ["notebooks/one.html#a", "One", "A"] in [entry[:3] for entry in index]
-    assert any("Needle x code" in entry[3] for entry in index)
+    [entry] = [each for each in index if each["href"] == "notebooks/one.html#a"]
+    assert (entry["title"], entry["section"]) == ("One", "A")
+    assert "Needle x code" in entry["text"]
 
 
 def test_embed(course):

@@ -12,6 +12,8 @@ local function mend(text)
     :gsub('<a aria%-label="%d+"></a>', "")
     -- A deck that is scrolled, as on a phone, shows images late or not at all.
     :gsub("<img data%-src=", "<img src=")
+    -- Keywords are for the search; a page does not show them.
+    :gsub('<div>%s*<div class="keywords">.-</div>%s*<p>.-</p>%s*</div>%s*</div>', "")
     -- Decks name the folder of the build for each embedded figure.
     :gsub(' data%-notebook="[^"]*"', "")
 end
