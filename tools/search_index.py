@@ -37,9 +37,7 @@ def entries(page: str, data: bytes) -> list[dict[str, str]]:
     main = soup.find("main") or soup.find(class_="reveal")
     if main is None:  # a page that leads to another one
         return []
-    title = words(soup.title) if soup.main is None else words(main.h1)
-    if soup.main is None:
-        title = f"Slides: {title}"
+    title = words(main.h1) if soup.main else f"Slides: {words(soup.title)}"
     keywords = soup.find("meta", attrs={"name": "keywords"})
     for tag in main.select(DROPPED):
         tag.decompose()

@@ -253,6 +253,13 @@ def test_callouts(course):
     assert texts(main, ".callout-note .callout-body") == ["Text Figure 1."]
 
 
+def test_a_solution_is_folded(course):
+    text = "<details>\n<summary>Solution</summary>\n\nIt is *4*.\n\n</details>"
+    main = notebook(course(f"{text}\n\nAfter."))
+    [solution] = main.select("details:not([class], [open])")
+    assert [words(part) for part in solution.find_all()] == ["Solution", "It is 4.", "4"]
+
+
 def test_citations_and_footnotes(course):
     main = notebook(course("As @knuth[p. 3] and [@knuth] say.[^a]", "[^a]: A note."))
     assert "Knuth (1968, 3) and (Knuth 1968) say.1" in words(main)

@@ -459,6 +459,9 @@ class Converter:
             if "engine-float" in classes:
                 caption = blocks[0]["c"]
                 return self.float(identifier, caption, blocks[1:])
+            if "engine-solution" in classes:
+                opening = "<details><summary>Solution</summary>"
+                return [raw(opening), *blocks, raw("</details>")]
             for name in set(classes) & set(supported.CALLOUTS):
                 return self.callout(name, dict(pairs), blocks)
         return None
