@@ -380,9 +380,9 @@ class Converter:
                 if maths["t"] != "Math" or maths["c"][0]["t"] != "DisplayMath":
                     self.source.report_near("a label after no equation", part["c"])
                     continue
-                tex = f"{maths['c'][1]} \\qquad({self.labels[name]})"
-                maths = node("Math", [maths["c"][0], tex])
-                result.append(node("Span", [attr(name), [maths]]))
+                text = words(f"({self.labels[name]})")
+                number = node("Span", [attr("", ("equation-number",)), text])
+                result.append(node("Span", [attr(name), [maths, number]]))
             else:
                 result.append(part)
         return [node(item["t"], result)]

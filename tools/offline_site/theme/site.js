@@ -23,7 +23,8 @@
   // The entry of the section one reads.
   const links = new Map(all("#TOC a.nav-link").map((a) => [a.hash.slice(1), a]));
   const seen = new IntersectionObserver((entries) => {
-    const entry = entries.find((e) => e.isIntersecting);
+    // A part comes after what it is a part of.
+    const entry = entries.filter((e) => e.isIntersecting).pop();
     if (!entry) return;
     links.forEach((link) => link.classList.remove("active"));
     links.get(entry.target.id)?.classList.add("active");
