@@ -89,6 +89,22 @@ LEAVES_FRAME = """() => {
   return faults.slice(0, 3);
 }"""
 
+# The lowest place with content, and texts smaller than 14 px as they are seen.
+SLIDE = """() => {
+  const slide = Reveal.getCurrentSlide(), scale = Reveal.getScale(), small = [];
+  let low = 0;
+  const kinds = 'p, li, td, img, pre, math, h1, h2, h3, figcaption, .csl-entry';
+  for (const part of slide.querySelectorAll(kinds)) {
+    const box = part.getBoundingClientRect();
+    if (!box.height || part.closest('aside.notes')) continue;
+    low = Math.max(low, box.bottom);
+    const size = parseFloat(getComputedStyle(part).fontSize) * scale;
+    if (size < 14) small.push(`${Math.round(size)} px: ${part.textContent.trim()}`);
+  }
+  const divider = slide.matches('#title-slide, .title-slide');
+  return { empty: !divider && low < innerHeight * 0.58, small: small.slice(0, 2) };
+}"""
+
 MARK_SLIDE = """() => {
   document.querySelector('[data-shown]')?.removeAttribute('data-shown');
   Reveal.getCurrentSlide().dataset.shown = '';
@@ -181,7 +197,7 @@ def check_deck(visit, name):
         visit.check_script(OVERFLOW)
         visit.check_access()
         return
-    seen = set()
+    seen, empty = set(), []
     while True:
         h, v = visit.page.evaluate("Object.values(Reveal.getIndices()).slice(0, 2)")
         visit.where = f"{name} slide {h}.{v}"
@@ -190,6 +206,10 @@ def check_deck(visit, name):
             seen.add((h, v))
             visit.page.evaluate(MARK_SLIDE)
             visit.check_access("[data-shown]")
+            slide = visit.page.evaluate(SLIDE)
+            empty += [visit.where] if slide["empty"] else []
+            for text in slide["small"]:
+                visit.note(f"text of {text}")
         before = visit.page.evaluate("JSON.stringify(Reveal.getState())")
         visit.page.evaluate("Reveal.next()")
         if visit.page.evaluate("JSON.stringify(Reveal.getState())") == before:
@@ -197,6 +217,8 @@ def check_deck(visit, name):
     total = visit.page.evaluate("Reveal.getTotalSlides()")
     if len(seen) != total:
         visit.note(f"{len(seen)} of {total} slides could be reached")
+    if len(empty) > total / 20:
+        visit.note(f"the lower half is empty: {empty}")
 
 
 @pytest.mark.parametrize("look", LOOKS)
