@@ -62,6 +62,13 @@ OVERFLOW = """() => {
       faults.push(`cut off at ${Math.round(box.right)} px: ` +
         part.outerHTML.slice(0, 90));
   }
+  const text = 'main pre, main math[display=block]';
+  for (const part of innerWidth < 1000 ? [] : document.querySelectorAll(text))
+    if (part.scrollWidth > part.clientWidth + 1)
+      faults.push(`wider than the column: ${part.textContent.trim().slice(0, 60)}`);
+  for (const part of document.querySelectorAll('main figcaption'))
+    if (!['left', 'start'].includes(getComputedStyle(part).textAlign))
+      faults.push(`not on the left: ${part.textContent.trim().slice(0, 60)}`);
   return faults.slice(0, 5);
 }"""
 
