@@ -251,15 +251,19 @@ BROKEN_PAGE = """<html lang="en"><title>Broken</title><body><main>
 <pre style="background: #fff"><span>a</span> <span>b</span>
 <span style="color: #ddd">pale code</span> <span style="color: #ddd">again</span></pre>
 <div style="width: 3000px">wide</div>
+<pre style="width: 40px; overflow: auto" tabindex="0">a line of code</pre>
+<figure><figcaption style="text-align: center">in the middle</figcaption></figure>
 </main><script>throw new Error("oh");</script></body></html>"""
 BROKEN_DECK = """<html lang="en"><title>Broken</title><body>
 <div class="reveal"><div class="slides" style="width: 900px; height: 500px"><section>
+<p style="font-size: 9px">tiny</p>
 <pre style="height: 30px; overflow: auto"><code>1\n2\n3\n4\n5</code></pre>
 <div style="height: 600px">tall</div>
 </section></div></div><script>window.Reveal = {
   isReady: () => true, isScrollView: () => false, getTotalSlides: () => 2,
   getCurrentSlide: () => document.querySelector("section"), next: () => 0,
-  getIndices: () => ({h: 0, v: 0}), getState: () => 0};</script></body></html>"""
+  getScale: () => 1, getIndices: () => ({h: 0, v: 0}),
+  getState: () => 0};</script></body></html>"""
 
 
 def test_the_browser_notices_what_is_broken(serve, browser, tmp_path):
@@ -277,11 +281,15 @@ def test_the_browser_notices_what_is_broken(serve, browser, tmp_path):
         "page.html: console error: ",
         "page.html: it is 3008 px wide on a screen of 1280",
         "page.html: cut off at 3008 px: ",
+        "page.html: wider than the column: a line of code",
+        "page.html: not on the left: in the middle",
         "page.html: axe: color-contrast at 2 places",
         "page.html: the page does not follow the reader's color scheme",
         "deck.html slide 0.0: ",
         " px out: <div ",
         " px to scroll: <pre ",
         "1 of 2 slides could be reached",
+        "text of 9 px: tiny",
+        "the lower half is empty: ['deck.html slide 0.0']",
     ):
         assert expected in faults
