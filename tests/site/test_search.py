@@ -77,7 +77,6 @@ QUESTIONS = {
         "warm start with new data",
     ],
     "06": [
-        "out of memory",
         "data does not fit in memory",
         "millions of rows",
         "stream from parquet",
@@ -86,6 +85,7 @@ QUESTIONS = {
         "batch prediction",
     ],
     "12": [
+        "out of memory",
         "multiple GPUs",
         "is a GPU worth it",
         "sharding",
