@@ -12,7 +12,8 @@ from bs4 import BeautifulSoup, Tag
 NO_PAGES = {"site_libs", "site", "assets"}
 # What is no text: the TeX behind a formula, notes of the speaker, buttons.
 DROPPED = "annotation, aside.notes, button, nav, script, style, .course-links"
-DROPPED += ", .quarto-categories, .header-section-number, .screen-reader-only, .code-fold > summary"
+DROPPED += ", .header-section-number, .screen-reader-only, .code-fold > summary"
+DROPPED += ", .quarto-categories"
 BLOCKS = ["h1", "p", "li", "td", "th", "div", "pre", "figcaption", "summary"]
 
 
