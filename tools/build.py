@@ -7,6 +7,7 @@ does, which needs nothing more than Python packages.
 import argparse
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
@@ -95,6 +96,10 @@ def build(quarto: str | None, options: argparse.Namespace) -> int:
         if not decks and output.exists():
             shutil.rmtree(output)
         run_quarto(quarto, decks, options.strict)
+        from search_index import search_index
+
+        text = json.dumps(search_index(output), ensure_ascii=False)
+        (output / "search.json").write_text(text, encoding="utf-8")
         pages = output.glob("slides/*.html" if decks else "**/*.html")
         return sum("site_libs" not in page.parts for page in pages)
     from offline_site import build as build_with_pandoc

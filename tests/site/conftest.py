@@ -1,9 +1,28 @@
-"""The site, built once with each engine that is there."""
+"""The site, built once with each engine that is there, and a browser to look at it."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
 
 import pytest
 from built import Site, build_site
+from playwright.sync_api import sync_playwright
 
 import build
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Without these the browser asks for hosts of its own at every start.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +42,41 @@ def site(request, built) -> Site:
     if request.param not in built:
         pytest.skip("no Quarto here: the pages of the Pandoc engine are tested")
     return built[request.param]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The browser of the system; where there is none, CI fails and others skip."""
+    candidates = filter(None, (os.environ.get("CHROMIUM"), *NAMES))
+    found = next(filter(None, map(shutil.which, candidates)), None)
+    if not found:
+        text = f"no browser here (tried {', '.join(NAMES)} and $CHROMIUM)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text)
+        pytest.skip(text)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """A function that serves a folder to this machine alone; returns its address."""
+    servers = []
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    def start(folder):
+        handler = functools.partial(Quiet, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

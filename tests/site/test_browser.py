@@ -1,26 +1,8 @@
 """A real browser shows every page and slide, light, dark and as wide as a phone."""
 
-import functools
-import http.server
-import os
-import shutil
-import threading
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Without these the browser asks for hosts of its own at every start.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
@@ -80,6 +62,13 @@ OVERFLOW = """() => {
       faults.push(`cut off at ${Math.round(box.right)} px: ` +
         part.outerHTML.slice(0, 90));
   }
+  const text = 'main pre, main math[display=block]';
+  for (const part of innerWidth < 1000 ? [] : document.querySelectorAll(text))
+    if (part.scrollWidth > part.clientWidth + 1)
+      faults.push(`wider than the column: ${part.textContent.trim().slice(0, 60)}`);
+  for (const part of document.querySelectorAll('main figcaption'))
+    if (!['left', 'start'].includes(getComputedStyle(part).textAlign))
+      faults.push(`not on the left: ${part.textContent.trim().slice(0, 60)}`);
   return faults.slice(0, 5);
 }"""
 
@@ -107,48 +96,26 @@ LEAVES_FRAME = """() => {
   return faults.slice(0, 3);
 }"""
 
+# The lowest place with content, and texts smaller than 14 px as they are seen.
+SLIDE = """() => {
+  const slide = Reveal.getCurrentSlide(), scale = Reveal.getScale(), small = [];
+  let low = 0;
+  const kinds = 'p, li, td, img, pre, math, h1, h2, h3, figcaption, .csl-entry';
+  for (const part of slide.querySelectorAll(kinds)) {
+    const box = part.getBoundingClientRect();
+    if (!box.height || part.closest('aside.notes')) continue;
+    low = Math.max(low, box.bottom);
+    const size = parseFloat(getComputedStyle(part).fontSize) * scale;
+    if (size < 14) small.push(`${Math.round(size)} px: ${part.textContent.trim()}`);
+  }
+  const divider = slide.matches('#title-slide, .title-slide');
+  return { empty: !divider && low < innerHeight * 0.58, small: small.slice(0, 2) };
+}"""
+
 MARK_SLIDE = """() => {
   document.querySelector('[data-shown]')?.removeAttribute('data-shown');
   Reveal.getCurrentSlide().dataset.shown = '';
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """The browser of the system; where there is none, CI fails and others skip."""
-    candidates = filter(None, (os.environ.get("CHROMIUM"), *NAMES))
-    found = next(filter(None, map(shutil.which, candidates)), None)
-    if not found:
-        text = f"no browser here (tried {', '.join(NAMES)} and $CHROMIUM)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def serve():
-    """A function that serves a folder to this machine alone; returns its address."""
-    servers = []
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    def start(folder):
-        handler = functools.partial(Quiet, directory=str(folder))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 class Visit:
@@ -237,7 +204,7 @@ def check_deck(visit, name):
         visit.check_script(OVERFLOW)
         visit.check_access()
         return
-    seen = set()
+    seen, empty = set(), []
     while True:
         h, v = visit.page.evaluate("Object.values(Reveal.getIndices()).slice(0, 2)")
         visit.where = f"{name} slide {h}.{v}"
@@ -246,6 +213,10 @@ def check_deck(visit, name):
             seen.add((h, v))
             visit.page.evaluate(MARK_SLIDE)
             visit.check_access("[data-shown]")
+            slide = visit.page.evaluate(SLIDE)
+            empty += [visit.where] if slide["empty"] else []
+            for text in slide["small"]:
+                visit.note(f"text of {text}")
         before = visit.page.evaluate("JSON.stringify(Reveal.getState())")
         visit.page.evaluate("Reveal.next()")
         if visit.page.evaluate("JSON.stringify(Reveal.getState())") == before:
@@ -253,6 +224,8 @@ def check_deck(visit, name):
     total = visit.page.evaluate("Reveal.getTotalSlides()")
     if len(seen) != total:
         visit.note(f"{len(seen)} of {total} slides could be reached")
+    if len(empty) > total / 20:
+        visit.note(f"the lower half is empty: {empty}")
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -278,15 +251,19 @@ BROKEN_PAGE = """<html lang="en"><title>Broken</title><body><main>
 <pre style="background: #fff"><span>a</span> <span>b</span>
 <span style="color: #ddd">pale code</span> <span style="color: #ddd">again</span></pre>
 <div style="width: 3000px">wide</div>
+<pre style="width: 40px; overflow: auto" tabindex="0">a line of code</pre>
+<figure><figcaption style="text-align: center">in the middle</figcaption></figure>
 </main><script>throw new Error("oh");</script></body></html>"""
 BROKEN_DECK = """<html lang="en"><title>Broken</title><body>
 <div class="reveal"><div class="slides" style="width: 900px; height: 500px"><section>
+<p style="font-size: 9px">tiny</p>
 <pre style="height: 30px; overflow: auto"><code>1\n2\n3\n4\n5</code></pre>
 <div style="height: 600px">tall</div>
 </section></div></div><script>window.Reveal = {
   isReady: () => true, isScrollView: () => false, getTotalSlides: () => 2,
   getCurrentSlide: () => document.querySelector("section"), next: () => 0,
-  getIndices: () => ({h: 0, v: 0}), getState: () => 0};</script></body></html>"""
+  getScale: () => 1, getIndices: () => ({h: 0, v: 0}),
+  getState: () => 0};</script></body></html>"""
 
 
 def test_the_browser_notices_what_is_broken(serve, browser, tmp_path):
@@ -304,11 +281,15 @@ def test_the_browser_notices_what_is_broken(serve, browser, tmp_path):
         "page.html: console error: ",
         "page.html: it is 3008 px wide on a screen of 1280",
         "page.html: cut off at 3008 px: ",
+        "page.html: wider than the column: a line of code",
+        "page.html: not on the left: in the middle",
         "page.html: axe: color-contrast at 2 places",
         "page.html: the page does not follow the reader's color scheme",
         "deck.html slide 0.0: ",
         " px out: <div ",
         " px to scroll: <pre ",
         "1 of 2 slides could be reached",
+        "text of 9 px: tiny",
+        "the lower half is empty: ['deck.html slide 0.0']",
     ):
         assert expected in faults

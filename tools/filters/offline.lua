@@ -12,6 +12,12 @@ local function mend(text)
     :gsub('<a aria%-label="%d+"></a>', "")
     -- A deck that is scrolled, as on a phone, shows images late or not at all.
     :gsub("<img data%-src=", "<img src=")
+    -- An equation's number, which Quarto makes a part of the formula, goes beside it.
+    :gsub('<mspace width="2.0em"></mspace><mo [^>]*>%(</mo><mn>(%d+)</mn><mo [^>]*>%)'
+      .. "</mo></mrow>(<annotation[^<]-)%s*\\qquad%(%d+%)(</annotation></semantics></math>)",
+      '</mrow>%2%3<span class="equation-number">(%1)</span>')
+    -- Keywords are for the search; a page does not show them.
+    :gsub('<div>%s*<div class="keywords">.-</div>%s*<p>.-</p>%s*</div>%s*</div>', "")
     -- Decks name the folder of the build for each embedded figure.
     :gsub(' data%-notebook="[^"]*"', "")
 end

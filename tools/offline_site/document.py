@@ -27,7 +27,7 @@ LEFTOVER = re.compile(r"^:::|^\{[#.]|\{\{<|\[\^|^\?@|\]\[")
 
 @dataclass
 class Document:
-    """A page as HTML, and what is needed to link to it and to search it."""
+    """A page as HTML, and what is needed to link to it."""
 
     source: Source
     title: str = ""
@@ -38,7 +38,6 @@ class Document:
     ids: set[str] = field(default_factory=set)
     links: list[tuple[str, str, str]] = field(default_factory=list)  # url, page, id
     images: dict[str, bytes | Path] = field(default_factory=dict)  # path in site
-    sections: list[dict] = field(default_factory=list)  # for the search
 
 
 def node(kind: str, content: object = None) -> dict:
@@ -381,9 +380,9 @@ class Converter:
                 if maths["t"] != "Math" or maths["c"][0]["t"] != "DisplayMath":
                     self.source.report_near("a label after no equation", part["c"])
                     continue
-                tex = f"{maths['c'][1]} \\qquad({self.labels[name]})"
-                maths = node("Math", [maths["c"][0], tex])
-                result.append(node("Span", [attr(name), [maths]]))
+                text = words(f"({self.labels[name]})")
+                number = node("Span", [attr("", ("equation-number",)), text])
+                result.append(node("Span", [attr(name), [maths, number]]))
             else:
                 result.append(part)
         return [node(item["t"], result)]
@@ -462,6 +461,9 @@ class Converter:
             if "engine-float" in classes:
                 caption = blocks[0]["c"]
                 return self.float(identifier, caption, blocks[1:])
+            if "engine-solution" in classes:
+                opening = "<details><summary>Solution</summary>"
+                return [raw(opening), *blocks, raw("</details>")]
             for name in set(classes) & set(supported.CALLOUTS):
                 return self.callout(name, dict(pairs), blocks)
         return None
@@ -671,19 +673,12 @@ class Converter:
             inside = []
             while rest and not (rest[0]["t"] == "Header" and rest[0]["c"][0] <= level):
                 inside.append(rest.pop(0))
-            self.document.sections.append(
-                {"id": name, "title": text, "text": own_text(inside)}
-            )
             title = node(
                 "Header", [level, attr("", ("anchored",), data_anchor_id=name), inlines]
             )
             section = [title, *self.nest(inside, level + 1)]
             classes = ["section", f"level{level}"]
             result.append(node("Div", [[name, classes, pairs], section]))
-        if depth == 2:
-            self.document.sections.insert(
-                0, {"id": "", "title": "", "text": own_text(blocks)}
-            )
         return result
 
     def contents(self, blocks: list, level: int = 2) -> list:
@@ -705,12 +700,6 @@ class Converter:
             link = node("Link", [attr("", ("nav-link",)), clean, [f"#{name}", ""]])
             items.append([node("Plain", [link]), *self.contents(below, level + 1)])
         return [node("BulletList", items)] if items else []
-
-
-def own_text(blocks: list) -> str:
-    """Return the text up to the next heading."""
-    end = next((i for i, b in enumerate(blocks) if b["t"] == "Header"), len(blocks))
-    return text_of(blocks[:end])
 
 
 def image_url(item: dict) -> str:

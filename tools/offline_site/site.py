@@ -14,6 +14,8 @@ from string import Template
 
 import yaml
 
+from search_index import search_index
+
 from .document import Document, convert
 from .sources import Problem, Source, read_sources
 
@@ -158,7 +160,6 @@ def write(site: Site, documents: list[Document], output: Path, keep: bool) -> No
     for template in output.glob("site/*.html"):
         template.unlink()
     titles = {d.source.path: strip(d.title) for d in documents}
-    index = []
     for document in documents:
         source = document.source
         page = (
@@ -173,14 +174,10 @@ def write(site: Site, documents: list[Document], output: Path, keep: bool) -> No
                 (output / name).write_bytes(data)
             else:
                 copy(data, output / name)
-        for part in document.sections:
-            address = source.output + (f"#{part['id']}" if part["id"] else "")
-            title = titles[source.path]
-            index.append([address, title, part["title"], part["text"]])
     if keep:
         return
     # A script, not JSON: a page opened as a file may not fetch anything.
-    text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(search_index(output), ensure_ascii=False)
     script = f"window.courseIndex = {text};\n"
     (output / "site" / "search-index.js").write_text(script, encoding="utf-8")
 
@@ -239,7 +236,11 @@ def article(site: Site, document: Document, titles: dict[str, str]) -> str:
         appendix=f'<div id="quarto-appendix">{appendix}</div>' if appendix else "",
         steps="".join(steps),
         footer=footer(site),
-        head=(site.root / "assets" / "head.html").read_text(encoding="utf-8"),
+        keywords=keywords(source),
+        head="".join(
+            (site.root / "assets" / name).read_text(encoding="utf-8")
+            for name in ("head.html", "search.html")
+        ),
     )
 
 
@@ -298,12 +299,17 @@ def deck(site: Site, document: Document) -> str:
         "deck.html",
         lang=site.config["lang"],
         page_title=html.escape(name),
+        keywords=keywords(source),
         up=up,
         title="\n".join(lines),
         body=document.body,
         options=json.dumps(reveal),
         head=(site.root / "assets" / "deck.html").read_text(encoding="utf-8"),
     )
+
+
+def keywords(source: Source) -> str:
+    return html.escape(", ".join(source.meta.get("keywords", [])))
 
 
 def fill(template: str, **values: str) -> str:

@@ -11,9 +11,9 @@ import yaml
 
 from .supported import CELL_OPTIONS, OUTPUTS, REFERENCES, SHORTCODES
 
-# The solution of an exercise, which JupyterLab folds, is a callout of a page.
+# The solution of an exercise, which is folded.
 FOLDED = {
-    "<details>": '::: {.callout-tip collapse="true" title="Solution"}',
+    "<details>": "::: {.engine-solution}",
     "<summary>Solution</summary>": "",
     "</details>": ":::",
 }

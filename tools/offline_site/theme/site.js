@@ -23,7 +23,8 @@
   // The entry of the section one reads.
   const links = new Map(all("#TOC a.nav-link").map((a) => [a.hash.slice(1), a]));
   const seen = new IntersectionObserver((entries) => {
-    const entry = entries.find((e) => e.isIntersecting);
+    // A part comes after what it is a part of.
+    const entry = entries.filter((e) => e.isIntersecting).pop();
     if (!entry) return;
     links.forEach((link) => link.classList.remove("active"));
     links.get(entry.target.id)?.classList.add("active");
@@ -45,29 +46,24 @@
     script.onload = search;
     document.head.append(script);
   };
+  let index;
   const search = () => {
-    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const query = field.value.trim();
     list.replaceChildren();
-    list.hidden = !words.length;
-    if (!words.length || !window.courseIndex) return;
-    const found = [];
-    for (const [href, page, section, text] of window.courseIndex) {
-      const title = `${section || page}`.toLowerCase();
-      const body = `${page} ${section} ${text}`.toLowerCase();
-      if (!words.every((word) => body.includes(word))) continue;
-      const weight = words.filter((word) => title.includes(word)).length;
-      const at = text.toLowerCase().indexOf(words[0]);
-      const part = at < 0 ? text.slice(0, 90) : text.slice(Math.max(0, at - 30), at + 60);
-      found.push({ href, page, section, part, weight });
+    list.hidden = !query;
+    if (!query || !window.courseIndex) return;
+    if (!index) {
+      index = new window.Fuse();
+      for (const item of window.courseIndex) index.add(item);
     }
-    found.sort((a, b) => b.weight - a.weight);
-    for (const hit of found.slice(0, 12)) {
+    const found = index.search(query, { limit: 12 });
+    for (const { item: hit } of found) {
       const link = document.createElement("a");
       link.href = up + hit.href;
       const title = document.createElement("strong");
-      title.textContent = hit.section ? `${hit.page}: ${hit.section}` : hit.page;
+      title.textContent = hit.section ? `${hit.title}: ${hit.section}` : hit.title;
       const text = document.createElement("span");
-      text.textContent = hit.part;
+      text.innerHTML = hit.text;
       link.append(title, text);
       const item = document.createElement("li");
       item.append(link);
