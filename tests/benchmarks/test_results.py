@@ -62,10 +62,14 @@ def notebook(name):
     [
         (PAGE, {path.stem for path in record.RESULTS.glob("*.json")}),
         (notebook("04_bayesian_neural_network.ipynb"), {"bnn_reference"}),
-        (notebook("06_scaling.ipynb"), {"rows", "accelerators-cpu", "production"}),
+        (notebook("06_scaling.ipynb"), {"rows", "streaming", "many_fits"}),
+        (
+            notebook("12_devices_and_production.ipynb"),
+            {"accelerators-cpu", "devices", "processes", "production"},
+        ),
         (notebook("01_bayes_rule.ipynb"), set()),
     ],
-    ids=["results", "04", "06", "01"],
+    ids=["results", "04", "06", "12", "01"],
 )
 def test_a_result_that_changed_is_noticed(nb, reads, tmp_path):
     stored = copy_of(tmp_path)
