@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -397,7 +398,10 @@ def settled(tree: Any, arguments: Any) -> Any:
 
 
 def hoisted(
-    function: Callable, *example: Any, given: Iterator[tuple[str, Any]] = ()
+    function: Callable,
+    *example: Any,
+    given: Iterator[tuple[str, Any]] = (),
+    runs_once: bool = False,
 ) -> Callable:
     """Compile a function; arrays that it closes over travel as arguments.
 
@@ -412,6 +416,8 @@ def hoisted(
         Arguments to trace it with; later ones have the same shapes and types.
     given : iterator of (str, value)
         Named arrays that the user gave: refused where JAX would change their numbers.
+    runs_once : bool
+        Let the compiler be quick instead of thorough.
 
     Returns
     -------
@@ -427,7 +433,9 @@ def hoisted(
         c if isinstance(c, jax.Array) else jax.device_put(c) for c in closed.consts
     ]
 
-    @jax.jit
+    quick = {"xla_backend_optimization_level": 0} if runs_once else None
+
+    @partial(jax.jit, compiler_options=quick)
     def compiled(constants, leaves):
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(*leaves)
 

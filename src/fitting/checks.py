@@ -597,7 +597,7 @@ def start(
             reason = cause(svi, source, source.first, 1, what)
             raise ValueError(f"model: {reason}") from error
     if many and init_state is None:
-        state = hoisted(jax.vmap(one), rng_key)(rng_key)
+        state = hoisted(jax.vmap(one), rng_key, runs_once=True)(rng_key)
     state = state if init_state is None else init_state
     if state.mutable_state and getattr(svi.loss, "num_particles", 1) > 1:
         warnings.warn(
