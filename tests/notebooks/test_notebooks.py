@@ -68,7 +68,7 @@ def nb():
             "from jax import random\n\nkey = random.key(0)\nprint(key)",
             new_output("stream", text="key\n"),
         ),
-        new_markdown_cell("## Section {#sec-a}\n\n`<div>`, $a <b$, 0.5 and 1 < 2."),
+        new_markdown_cell("## Section {#sec-a}\n\n`<div>`, $a <b$ and 1 < 2."),
         code(
             '#| label: fig-a\n#| fig-cap: "C"\n#| fig-alt: >-\n#|   long\n#|   alt\n'
             '#| code-fold: true\n#| code-summary: "Figure code"\ndraw(key)',
@@ -81,7 +81,9 @@ def nb():
     ]
     for number in (1, 2, 3):
         cells += [
-            new_markdown_cell(f"### Exercise {number}: count (easy, 5 minutes)"),
+            new_markdown_cell(
+                f"It is 0.5.\n\n### Exercise {number}: count (easy, 5 minutes)"
+            ),
             code("answer = None"),
             code(
                 '#| code-fold: true\n#| code-summary: "Check your answer"\nanswer',
@@ -168,6 +170,7 @@ BREAKS = [
     (rules.checks_can_fail, edit(5, "key == key.T", "(key < 1, 'too large')")),
     (rules.checks_can_fail, edit(5, "key == key.T", "key == key")),
     (rules.claims_are_checked, drop(5)),
+    (rules.claims_are_checked, edit(5, "Check the claim", "Figure code")),
     (rules.fits_a_sitting, edit(3, "Section", "word " * rules.MAX_WORDS)),
     (rules.markdown_is_plain, edit(9, "It is 1", "It is <br> 1")),
     (rules.markdown_is_plain, edit(9, "Solution", "Answer")),
