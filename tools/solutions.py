@@ -52,8 +52,9 @@ for name in {names!r}:
     for form, value in malformed.items():
         with capture_output() as shown:
             exec({check!r}, globals() | {{name: value}})
-        judged = "is not the expected value" in shown.stdout and form != "a number"
-        assert shown.stdout and not judged, f"{{name}} as {{form}}: {{shown.stdout}}"
+        said = f"{{name}} as {{form}}: {{shown.stdout}}"
+        assert shown.stdout, said
+        assert form == "a number" or "is not the expected value" not in said, said
 """
 BROKEN = """\
 from IPython.utils.capture import capture_output
@@ -111,12 +112,23 @@ def assigned(source: str) -> list[str]:
     return names
 
 
+def names_in(node: ast.AST) -> set[str]:
+    """Return the names that a piece of code reads."""
+    return {at.id for at in ast.walk(node) if isinstance(at, ast.Name)}
+
+
 def malformed(starters: list[dict], check: dict) -> nbformat.NotebookNode:
-    """Return a cell that gives the check of an exercise answers of a wrong form."""
+    """Return a cell that gives the check of an exercise answers of a wrong form.
+
+    The answer is what ``check`` gets second, or what the cell makes that from.
+    """
     source = execute.python_source(check)
-    read = {at.id for at in ast.walk(ast.parse(source)) if isinstance(at, ast.Name)}
-    sources = map(execute.python_source, starters)
-    names = [name for code in sources for name in assigned(code) if name in read]
+    calls = [at for at in ast.walk(ast.parse(source)) if isinstance(at, ast.Call)]
+    checks = [at for at in calls if ast.unparse(at.func) == "check"]
+    asked = set().union(*(names_in(at.args[1]) for at in checks))
+    given = [n for cell in starters for n in assigned(execute.python_source(cell))]
+    names = [name for name in given if name in asked]
+    names = names or [name for name in given if name in names_in(ast.parse(source))]
     assert names, f"what answers this check? {source}"
     return new_code_cell(MALFORMED.format(names=names, check=source))
 
