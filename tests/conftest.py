@@ -6,10 +6,22 @@ import signal
 import tempfile
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from setup_check import check_setup
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Without these the browser asks for hosts of its own at every start.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def pytest_configure(config):
@@ -33,3 +45,19 @@ def pytest_unconfigure(config):
     """Remove compiled code; the process that made the folder does so."""
     if folder := getattr(config, "cache_of_jax", None):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The browser of the system; where there is none, CI fails and others skip."""
+    candidates = filter(None, (os.environ.get("CHROMIUM"), *NAMES))
+    found = next(filter(None, map(shutil.which, candidates)), None)
+    if not found:
+        text = f"no browser here (tried {', '.join(NAMES)} and $CHROMIUM)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text)
+        pytest.skip(text)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield started
+        started.close()

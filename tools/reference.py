@@ -29,6 +29,7 @@ HEAD = """---
 title: "Reference: fit, predict, diagnostics"
 description: "What `fit`, `predict` and the diagnostics of a fit take and return, for \
 work of your own."
+keywords: [API, arguments of fit, docstring, signature, help, StoppedFitError]
 number-sections: false
 ---
 

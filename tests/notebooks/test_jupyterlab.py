@@ -8,13 +8,10 @@ import sys
 import time
 
 import pytest
-import test_browser
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 import execute
 import working_copy
-
-browser = test_browser.browser
 
 OPENING = """## A heading {#sec-heading}
 

@@ -1,28 +1,13 @@
-"""The site, built once with each engine that is there, and a browser to look at it."""
+"""The site, built once with each engine that is there, and served to a browser."""
 
 import functools
 import http.server
-import os
-import shutil
 import threading
 
 import pytest
 from built import Site, build_site
-from playwright.sync_api import sync_playwright
 
 import build
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Without these the browser asks for hosts of its own at every start.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
@@ -42,22 +27,6 @@ def site(request, built) -> Site:
     if request.param not in built:
         pytest.skip("no Quarto here: the pages of the Pandoc engine are tested")
     return built[request.param]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """The browser of the system; where there is none, CI fails and others skip."""
-    candidates = filter(None, (os.environ.get("CHROMIUM"), *NAMES))
-    found = next(filter(None, map(shutil.which, candidates)), None)
-    if not found:
-        text = f"no browser here (tried {', '.join(NAMES)} and $CHROMIUM)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -161,9 +161,9 @@ def test_a_learner_types_and_sees_it(site, serve, browser):
 
 
 def test_the_index_holds_slides_and_callouts_and_formulas_once(ask):
-    [hits, slides, boxes] = ask(["k-hat", "how would we notice", "Before you start"])
+    [hits, slides, boxes] = ask(["k-hat", "three signs notice", "Before you start"])
     assert not any("\\" in hit["text"] for hit in hits)
-    assert any("#how-would-we-notice" in hit["href"] for hit in slides)
+    assert any("#three-signs-notice" in hit["href"] for hit in slides)
     assert all("Before you start" in hit["callouts"] for hit in boxes[:3])
     decks = [hit["href"].startswith("slides/") for hit in slides]
     assert not decks[0]
