@@ -108,6 +108,12 @@ def stored_notebooks(root: Path = ROOT) -> list[Path]:
     return [*course_order(root), *sorted(root.glob("*.ipynb"))]
 
 
+def options(cell: dict) -> dict:
+    """Read the ``#|`` options at the head of a code cell."""
+    lines = [x[2:] for x in cell["source"].splitlines() if x.startswith("#|")]
+    return yaml.safe_load("\n".join(line.removeprefix(" ") for line in lines)) or {}
+
+
 def python_source(cell: dict) -> str:
     """Return the code of a cell without its ``#|`` options and IPython magics."""
     lines = cell["source"].splitlines()

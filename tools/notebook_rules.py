@@ -58,12 +58,6 @@ MINUTES = re.compile(r"\b\d+ min")
 Rule = Callable[[nbformat.NotebookNode], Iterator[str]]
 
 
-def options(cell: dict) -> dict:
-    """Read the ``#|`` options at the head of a code cell."""
-    lines = [x[2:] for x in cell["source"].splitlines() if x.startswith("#|")]
-    return yaml.safe_load("\n".join(line.removeprefix(" ") for line in lines)) or {}
-
-
 def code_cells(nb: dict) -> Iterator[tuple[str, dict]]:
     """Yield each code cell that holds code, with its name for a message."""
     for number, cell in enumerate(nb["cells"], 1):
@@ -132,7 +126,7 @@ def has_exercises(nb: dict) -> Iterator[str]:
                 found[-1][1].append("Solution")
             found += [(m[0], []) for m in EXERCISE.finditer(cell["source"])]
         elif cell["cell_type"] == "code" and found:
-            found[-1][1].append(options(cell).get("code-summary", ""))
+            found[-1][1].append(execute.options(cell).get("code-summary", ""))
     if not 3 <= len(found) <= 5:
         yield f"{len(found)} exercises instead of 3 to 5"
     for title, summaries in found:
@@ -150,7 +144,7 @@ def figures_are_described(nb: dict) -> Iterator[str]:
         kinds = {kind for output in cell["outputs"] for kind in output.get("data", {})}
         if not kinds & {"image/png", "image/svg+xml", "image/jpeg"}:
             continue
-        given = options(cell)
+        given = execute.options(cell)
         wanted = ["fig-alt"]
         if given.get("output") is not False:
             wanted += ["fig-cap", "label"]
@@ -202,7 +196,7 @@ def markdown_is_plain(nb: dict) -> Iterator[str]:
 def folds_are_of_a_kind(nb: dict) -> Iterator[str]:
     """A folded cell says what it holds, and holds that."""
     for name, cell in code_cells(nb):
-        given = options(cell)
+        given = execute.options(cell)
         summary = given.get("code-summary")
         if given.get("code-fold") and summary not in SUMMARIES:
             yield f"{name}: code-summary {summary!r} is none of {sorted(SUMMARIES)}"
@@ -221,7 +215,7 @@ def cannot_fail(test: ast.expr) -> bool:
 def checks_can_fail(nb: dict) -> Iterator[str]:
     """A check of a claim asserts something about variables."""
     for name, cell in code_cells(nb):
-        if options(cell).get("code-summary") == "Check the claim":
+        if execute.options(cell).get("code-summary") == "Check the claim":
             nodes = ast.walk(ast.parse(execute.python_source(cell)))
             asserts = [node.test for node in nodes if isinstance(node, ast.Assert)]
             if all(map(cannot_fail, asserts)):

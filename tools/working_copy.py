@@ -39,12 +39,6 @@ LINK = re.compile(r"\[([^][]+)\]\(([^()\s]+)\)")
 ENTRY = re.compile(r'<div id="ref-(\w+)"[^>]*>\s*(.*?)\s*</div>', re.S)
 
 
-def options(cell: dict) -> dict:
-    """Return the ``#|`` options of a code cell."""
-    found = re.findall(r"^#\| ?(.*)$", cell["source"], re.M)
-    return yaml.safe_load("\n".join(found)) or {}
-
-
 def outside_code(change: Callable[[str], str], text: str) -> str:
     """Change a text of Markdown, but not the code in it."""
     kept = CODE.findall(text)
@@ -62,7 +56,7 @@ def labels(nb: dict) -> dict[str, str]:
             found |= {label: title for title, label in HEADING.findall(cell["source"])}
             here = EQUATION.findall(text) + [label for _, label in TABLE.findall(text)]
         else:
-            here = [options(cell).get("label", "")] if cell["source"] else []
+            here = [execute.options(cell).get("label", "")] if cell["source"] else []
         for label in here:
             kind = label.partition("-")[0]
             if kind in NAMES:
@@ -163,7 +157,7 @@ def readable(
             )
         cells.append(cell)
         if cell["cell_type"] == "code":
-            said = options(cell)
+            said = execute.options(cell)
             code = re.sub(r"^#\|.*\n?", "", text, flags=re.M)
             folded = said.get("code-fold") and said.get("code-summary")
             # JupyterLab shows the first line of code that it hides.

@@ -29,8 +29,8 @@ from fitting.arguments import (
     shown,
 )
 
-SMALL = 2**17  # rows of a table that fast memory holds; a larger one is shuffled by
-NEIGHBORS = 64  # rows at once, which slow memory hands over as fast
+SMALL = 2**17  # rows of a table that fast memory holds: it is shuffled row by row
+NEIGHBORS = 64  # rows of a larger table that stay together: read at once
 BATCHES = 512  # steps between two looks of the host, at most;
 ROWS = 2**20  # fewer where their rows
 BYTES = 2**22  # or their bytes would be more than these
