@@ -24,6 +24,9 @@ CONTENTS = {
             "ImportanceSummary",
         ],
     },
+    "helpers.panels": {
+        "helpers/panels.py": ["number_groups", "to_panel", "Panel"],
+    },
 }
 HEAD = """---
 title: "Reference: fit, predict, diagnostics"

