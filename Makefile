@@ -28,8 +28,8 @@ endif
 site: $(INSTALLED) ## build pages and slides into _site (ENGINE=quarto or ENGINE=pandoc)
 	@$(PY) tools/build.py site $(if $(ENGINE),--engine $(ENGINE))
 
-preview: $(INSTALLED) ## serve the site and rebuild it when a source changes
-	@$(PY) tools/build.py preview $(if $(ENGINE),--engine $(ENGINE))
+preview: $(INSTALLED) ## serve the site and rebuild it on changes (ARGS="--port 8001")
+	@$(PY) tools/build.py preview $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 slides: $(INSTALLED) ## build the slides alone
 	@$(PY) tools/build.py slides $(if $(ENGINE),--engine $(ENGINE))

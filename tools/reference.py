@@ -38,6 +38,46 @@ number-sections: false
 
 Use these in work of your own: [how to install them](running.qmd#sec-running-code). \
 In Python, `help(fit)` says the same.
+
+## A whole fit
+
+A regression with minibatches, from data to predictions. The plate gets the number of \
+rows in all, `size`, and how many of them are here: each row counts for as many as it \
+stands for.
+
+```python
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
+
+from helpers.diagnostics import importance_summary, log_weights
+from helpers.training import fit, predict
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(10_000, 3)).astype("float32")
+y = (x @ [1.0, -2.0, 0.5] + rng.normal(size=10_000)).astype("float32")
+
+
+def model(x, y=None, size=None):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([x.shape[1]]).to_event(1))
+    with numpyro.plate("rows", size or len(x), subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(x @ w, 1), obs=y)
+
+
+fit_key, weight_key, predict_key = jax.random.split(jax.random.key(0), 3)
+guide = AutoNormal(model)
+optimizer = optax.adam(optax.cosine_decay_schedule(0.03, 2_000), b2=0.95)
+svi = SVI(model, guide, optimizer, Trace_ELBO())
+result = fit(fit_key, svi, 2_000, x, y, size=len(x), batch_size=256)
+
+weights = log_weights(weight_key, model, guide, result.params, x, y)
+print(importance_summary(weights))  # how good is it?
+new_y = predict(predict_key, model, guide, result.params, 1_000, x[:5])["y"]
+```
 """
 SECTION = re.compile(r"^(\w+)\n-+$", re.M)
 

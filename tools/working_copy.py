@@ -76,8 +76,11 @@ def citations(notebooks: list[dict], bib: Path) -> tuple[dict, dict]:
     done = subprocess.run(
         command, input=text, check=True, capture_output=True, encoding="utf-8"
     )
-    paragraphs = done.stdout.split("\n\n")[: len(wanted)]
-    return dict(zip(wanted, paragraphs, strict=True)), dict(ENTRY.findall(done.stdout))
+    words = re.sub(
+        r"\$`(.+?)`\$", r"$\1$", done.stdout
+    )  # formulas as JupyterLab has them
+    paragraphs = words.split("\n\n")[: len(wanted)]
+    return dict(zip(wanted, paragraphs, strict=True)), dict(ENTRY.findall(words))
 
 
 def heading_link(title: str, file: str = "") -> str:

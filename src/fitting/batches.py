@@ -53,8 +53,8 @@ def _refuse_lists(name: str, value: Any) -> None:
         cure = ".to_numpy()" if columns else "np.asarray(...)"
         raise TypeError(
             f"{name}: expected an array, since rows are picked from it, got "
-            f"{type(value).__name__}; {cure} makes one. A list of sizes is a constant: "
-            f"bind it by functools.partial(model, {name}=...)"
+            f"{type(value).__name__}; {cure} makes one. A list that is a constant "
+            "belongs into the model: functools.partial(model, name=[...])"
         )
 
 

@@ -3,7 +3,7 @@
 import signal
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -47,15 +47,15 @@ class FitResult:
     """
 
     params: dict[str, Any]
-    losses: np.ndarray
-    state: SVIState
+    losses: np.ndarray = field(repr=False)
+    state: SVIState = field(repr=False)
     steps: int
     stopped: str
     steps_per_second: float
-    evaluations: np.ndarray
+    evaluations: np.ndarray = field(repr=False)
     best_step: int | None
-    best_params: dict[str, Any] | None
-    best_state: SVIState | None
+    best_params: dict[str, Any] | None = field(repr=False)
+    best_state: SVIState | None = field(repr=False)
     reductions: int | None
 
 

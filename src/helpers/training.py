@@ -170,10 +170,10 @@ def fit(
 ) -> FitResult:
     """Fit a guide by SVI, in compiled chunks of steps.
 
-    With all rows at each step this is ``svi.run`` with more: it takes what that takes
-    and gives the same losses, up to rounding in the last digits. It remembers nothing
-    from call to call. Ctrl-C, or the stop button, ends the run after the chunk under
-    way and returns what was reached.
+    With all rows at each step this is ``svi.run`` with more: it accepts the same
+    arguments and gives the same losses, up to rounding in the last digits. It remembers
+    nothing from call to call. Ctrl-C, or the stop button, ends the run after the chunk
+    under way and returns what was reached.
 
     Parameters
     ----------
@@ -191,8 +191,8 @@ def fit(
     batch_size : int, optional
         Rows in a step. All arrays among the arguments are then tables with the same
         rows, and model and guide get the same rows of each; rows must not depend on
-        each other (standardize columns before). Each epoch has a new order of rows, and
-        no break follows it: no row is left out, no batch is short.
+        each other (standardize columns before). Each epoch has a new order of rows. A
+        batch may reach into the next epoch: no row is left out, no batch is short.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
         arguments or a dictionary of keyword arguments, all of the same shapes; model
@@ -221,8 +221,8 @@ def fit(
     progress_bar : bool
         Show a bar with the mean loss of the last chunk and the last evaluation.
     unchecked : bool
-        Leave out the checks of model and guide (`fitting.checks`), for a model whose
-        weights of rows, say, are right in a way that they cannot see.
+        Leave out the checks of model and guide (`fitting.checks`), for a model that is
+        right although they refuse it.
 
     Returns
     -------

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
+
 import build
 import execute
 import reference
@@ -49,6 +51,18 @@ def test_the_helpers_work_from_the_file(site, tmp_path):
 def test_the_reference_says_what_the_docstrings_say():
     said = (execute.ROOT / "reference.qmd").read_text(encoding="utf-8")
     assert said == reference.page(execute.ROOT), "run: python tools/reference.py"
+
+
+def test_the_example_of_the_reference_fits_and_predicts():
+    code = reference.HEAD.split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(code, found)
+    summary = found["importance_summary"](found["weights"])
+    assert summary.relative_ess > 0.8
+    assert summary.khat < 0.5
+    weights = found["result"].params["w_auto_loc"]
+    np.testing.assert_allclose(weights, [1, -2, 0.5], atol=0.04)
+    assert found["new_y"].shape == (1_000, 5)
 
 
 def test_a_docstring_becomes_lists_of_markdown():
