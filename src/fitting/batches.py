@@ -121,6 +121,13 @@ class RowArguments:
             for name, leaf in pairs
             if is_array(leaf) and leaf.ndim and not is_key(leaf)
         }
+        for name, table in self.tables.items():
+            if not is_key(table) and table.dtype.kind in "OSUMm":
+                raise TypeError(
+                    f"{name}: expected numbers, since its rows go to the device, got "
+                    f"{shown(table)}. Give names numbers before: "
+                    "np.unique(names, return_inverse=True)[1]"
+                )
         lengths = {len(table) for table in self.tables.values()}
         if len(lengths) != 1 or lengths == {0}:
             found = [f"{name} of shape {t.shape}" for name, t in self.tables.items()]

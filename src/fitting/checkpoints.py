@@ -55,6 +55,8 @@ def fingerprint(rng_key: jax.Array, arguments: tuple, *facts: Any) -> str:
     for leaf in jax.tree.leaves(arguments):
         if is_array(leaf) and getattr(leaf, "is_fully_addressable", True):
             plain = np.ascontiguousarray(_plain(leaf))
+            if plain.dtype.kind == "O":  # of names
+                plain = np.array(repr(plain.tolist()))
             content = zlib.crc32(plain.reshape(-1).view("uint8"))
             parts.append((plain.shape, str(plain.dtype), content))
         elif is_array(leaf):

@@ -5,11 +5,12 @@ knows better says ``unchecked=True``, which leaves both out.
 """
 
 import contextlib
-import copy
+import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from numpyro.infer.autoguide import AutoGuide, AutoGuideList
 from numpyro.infer.svi import SVIState
 from numpyro.primitives import Messenger
 
+from fitting import arguments
 from fitting.arguments import hoisted, is_array, not_finite, parameters_of
 from fitting.endings import cause
 
@@ -407,7 +409,10 @@ def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -
     if noisy:
         parts = [again(places % half), again(size - half + (places - size) % half)]
     else:
-        first, second = half - 1 - places % half, size - 1 - places % half
+        first = half - 1 - places % half
+        second = first + half
+        if size % 2:  # the last row counts once in each
+            first[-1] = second[-1] = size - 1
         parts = [again(first), again(second)]
         with contextlib.suppress(TypeError, ValueError):  # of a size inside the model
             parts.append(again(first[:half]))
@@ -418,7 +423,7 @@ def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -
             before, after = of_rows[name][rows][held], logs[held]
             if not np.allclose(before, after, rtol=1e-3, equal_nan=True):
                 wrong.append(name)
-    for name, total in sums.items() if size % 2 == 0 and not noisy else ():
+    for name, total in sums.items() if not noisy else ():
         twice = parts[0][2][name] + parts[1][2][name]
         if np.isfinite(total) and not np.isclose(twice, 2 * total, rtol=1e-3):
             wrong.append(name)
@@ -576,13 +581,20 @@ def start(
 ) -> SVIState:
     """Return the state to start from, or one for each of many keys."""
     args, kwargs = source.first
+    if init_state is not None:
+        runs = arguments.keys("init_state.rng_key", init_state.rng_key)
+        wanted = len(rng_key) if many else None
+        if runs != wanted:
+            raise ValueError(
+                f"init_state: expected as many runs as rng_key has keys, got "
+                f"{runs or 'one'} and {wanted or 'one'}"
+            )
     first_key = rng_key[0] if many else rng_key
     rows = FirstRows() if source.moving else contextlib.nullcontext()
 
     def one(key):
-        guide = _fresh(svi.guide)
-        new = SVI(svi.model, guide, svi.optim, svi.loss, **svi.static_kwargs)
-        with rows:
+        new = SVI(svi.model, svi.guide, svi.optim, svi.loss, **svi.static_kwargs)
+        with rows, _unused(_autoguides(svi.guide)):
             return new.init(key, *args, init_params=init_params, **kwargs)
 
     if init_state is None or svi.constrain_fn is None:
@@ -610,21 +622,56 @@ def start(
     return state
 
 
-def _fresh(guide: Any) -> Any:
-    """Copy an autoguide, and those inside it, as they were before their first use.
+def _autoguides(guide: Any) -> list[AutoGuide]:
+    """Return the autoguides in a guide: itself, its parts, and those that it calls."""
+    found, seen, left = [], set(), [guide]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, AutoGuide):
+            found.append(value)
+        if isinstance(value, AutoGuide | partial):
+            left += vars(value).values()
+        if isinstance(value, partial):
+            left += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, list | tuple) and len(value) < 100:
+            left += value
+        elif inspect.ismethod(value):
+            left += [value.__func__, *vars(value.__self__).values()]
+        elif inspect.isfunction(value):
+            with contextlib.suppress(ValueError):  # of a name without a value yet
+                used = inspect.getclosurevars(value)
+                left += [*used.nonlocals.values(), *used.globals.values()]
+    return found
 
-    An autoguide keeps its first start: several starts need as many guides.
+
+@contextlib.contextmanager
+def _unused(guides: list[AutoGuide]) -> Iterator[None]:
+    """Let autoguides that were used start anew, and put them back as they were.
+
+    An autoguide keeps its first start, and the order of its unknowns. In a traced start
+    this order would be another one, the alphabet's, and parameters would get mixed up.
     """
-    if isinstance(guide, list):
-        return [_fresh(part) for part in guide]
-    if not isinstance(guide, AutoGuide):
-        return guide
-    new = copy.copy(guide)
-    new.prototype_trace = None
-    for name, value in vars(guide).items():
-        if isinstance(value, AutoGuide | list):
-            setattr(new, name, _fresh(value))
-    return new
+    kept = [(guide, type(guide), dict(vars(guide))) for guide in guides]
+    for guide, kind, attributes in kept:
+        order = list(attributes.get("_init_locs", ()))
+
+        def keep_order(self, name, value, order=order):
+            if name == "_init_locs":
+                value = {unknown: value[unknown] for unknown in order}
+            object.__setattr__(self, name, value)
+
+        guide.__class__ = type(kind.__name__, (kind,), {"__setattr__": keep_order})
+        guide.prototype_trace = None
+    try:
+        yield
+    finally:
+        for guide, kind, attributes in kept:
+            guide.__class__ = kind
+            vars(guide).clear()
+            vars(guide).update(attributes)
 
 
 class FirstRows(Messenger):

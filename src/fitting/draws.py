@@ -39,8 +39,29 @@ def refuse_new(guide: Callable, params: dict) -> None:
         )
 
 
+def _runs(site: dict) -> int | None:
+    """Return how many runs a parameter seems to come from: 0 for a single one."""
+    start = site["args"][0]
+    if callable(start):
+        start = jax.eval_shape(start, jax.random.key(0))
+    shapes = {
+        (jnp.shape(one), jnp.shape(now))
+        for one, now in zip(
+            jax.tree.leaves(start), jax.tree.leaves(site["value"]), strict=False
+        )
+    }
+    if not shapes:
+        return None
+    return max(
+        now[0] if len(now) > len(one) and now[1:] == one else 0 for one, now in shapes
+    )
+
+
 def refuse_missing(params: dict, sites: dict) -> None:
-    """Refuse parameters that lack some; initial values would be used in silence."""
+    """Refuse parameters that lack some, or are those of several runs.
+
+    Initial values would be used in silence; an axis of runs would be broadcast.
+    """
     missing = [
         name
         for name, at in sites.items()
@@ -50,6 +71,12 @@ def refuse_missing(params: dict, sites: dict) -> None:
         raise ValueError(
             f"params: expected {missing} too, got {list(params)}. Has the guide seen "
             "the model without the data that it observes?"
+        )
+    runs = {_runs(at) for at in sites.values() if at["type"] == "param"} - {None}
+    if len(runs) == 1 and 0 not in runs:
+        raise ValueError(
+            f"params: expected those of one run, got those of {runs.pop()} runs. Take "
+            "one, jax.tree.map(lambda v: v[0], params), or go through all by jax.vmap"
         )
     lost = [n for n, at in sites.items() if at["type"] == "mutable" and n not in params]
     if lost:

@@ -217,6 +217,8 @@ def shop_sales(
     TypeError, ValueError
         If an argument has the wrong type or lies outside its range.
     """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected np.random.default_rng(seed), got {rng!r:.60}")
     num_shops = arguments.positive_int("num_shops", num_shops)
     num_weeks = arguments.positive_int("num_weeks", num_weeks)
     late = arguments.positive("late", late, or_zero=True)

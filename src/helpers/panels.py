@@ -1,5 +1,6 @@
 """From a data frame, one row for each observation, to arrays with numbered groups."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ def _column(frame: Any, name: str) -> pd.Series:
         raise ValueError(
             f"frame: expected a column {name!r}, got {list(map(str, frame.columns))}"
         )
+    if np.ndim(frame[name]) != 1:
+        raise ValueError(f"frame: expected one column {name!r}, got several")
     return frame[name]
 
 
@@ -70,26 +73,47 @@ def number_groups(
 
     Raises
     ------
-    ValueError
-        If the column is not one-dimensional, has a value ``"other"``, or the levels
-        repeat or do not start with ``"other"``.
+    TypeError, ValueError
+        If the column is not one-dimensional, mixes text and numbers, is of another kind
+        than the levels, or has a value ``"other"``; if the levels repeat or do not
+        start with ``"other"``.
     """
-    if np.ndim(column) != 1:
-        raise ValueError(f"column: expected one dimension, got {np.ndim(column)}")
-    names = pd.Series(np.asarray(column, dtype=object))
+    names = _named("column", column)
     if levels is None:
-        known = sorted(names.dropna().unique())
-        if OTHER in known:
+        if OTHER in names.to_numpy():
             raise ValueError(f"column: expected no {OTHER!r}, which names level 0")
-        levels = [OTHER, *known]
-    index = pd.Index(np.asarray(levels, dtype=object))
-    if not index.is_unique or not len(index) or index[0] != OTHER:
+        levels = [OTHER, *sorted(names.dropna().unique())]
+    elif isinstance(levels, str):
+        raise TypeError(f"levels: expected a sequence of names, got {levels!r}")
+    known = _named("levels", levels[1:])
+    if list(levels[:1]) != [OTHER]:
         raise ValueError(
-            f"levels: expected different names, {OTHER!r} first, as an earlier call of "
-            f"number_groups returned them, got {list(levels[:3])} …"
+            f"levels: expected {OTHER!r} first, as an earlier call of number_groups "
+            f"returned them, got {list(levels[:3])} …"
         )
-    codes = index.get_indexer(pd.Index(names))
-    return np.where(codes < 0, 0, codes).astype("int32"), index.to_numpy()
+    if not known.is_unique:
+        raise ValueError(f"levels: expected different names, got {list(levels[:3])} …")
+    kinds = {_kind(one.dropna().iloc[0]) for one in (names, known) if one.count()}
+    if len(kinds) > 1:
+        both = " and ".join(sorted(kinds))
+        raise TypeError(f"column: expected names of the kind of the levels, got {both}")
+    codes = pd.Index(known).get_indexer(pd.Index(names)) + 1
+    return codes.astype("int32"), np.array([OTHER, *known], dtype=object)
+
+
+def _kind(name: Any) -> str:
+    return "number" if isinstance(name, numbers.Number) else type(name).__name__
+
+
+def _named(what: str, values: Any) -> pd.Series:
+    """Return names as Python objects; refuse those that cannot be compared."""
+    if np.ndim(values) != 1:
+        raise ValueError(f"{what}: expected one dimension, got {np.ndim(values)}")
+    names = pd.Series(values).astype(object).reset_index(drop=True)
+    kinds = sorted(set(map(_kind, names.dropna())))
+    if len(kinds) > 1:
+        raise TypeError(f"{what}: expected names of one kind, got {', '.join(kinds)}")
+    return names
 
 
 def to_panel(
@@ -116,7 +140,12 @@ def to_panel(
         If a column is missing, has gaps or no numbers, or if a group has two rows for
         one time.
     """
-    whose, when = _column(frame, group), _column(frame, time)
+    if isinstance(columns, str):
+        raise TypeError(f"columns: expected a list of names, got {columns!r}")
+    whose, when = (
+        part.astype(object) if part.dtype == "category" else part
+        for part in (_column(frame, group), _column(frame, time))
+    )
     for name, places in ((group, whose), (time, when)):
         if places.isna().any():
             gaps = int(places.isna().sum())
@@ -137,18 +166,21 @@ def to_panel(
     values = {}
     for name in columns:
         column = _column(frame, name)
-        try:
-            numbers = column.to_numpy(float, na_value=np.nan)
-        except (TypeError, ValueError):
-            raise TypeError(f"frame: expected numbers in column {name!r}") from None
-        if not np.isfinite(numbers).all():
-            raise ValueError(
-                f"frame: column {name!r} has {int((~np.isfinite(numbers)).sum())} "
-                "missing or infinite values; drop these rows: they become unseen"
-            )
+        if not pd.api.types.is_any_real_numeric_dtype(column.dtype):
+            what = f"column {name!r}, got {column.dtype}; .astype(float) makes some"
+            raise TypeError(f"frame: expected real numbers in {what}")
+        exact = column.to_numpy(float, na_value=np.nan)
         whole = pd.api.types.is_integer_dtype(column.dtype)
-        if whole and numbers.size and np.abs(numbers).max() > np.iinfo("int32").max:
-            raise ValueError(f"frame: column {name!r} has numbers too large for int32")
-        values[name] = np.zeros(seen.shape, "int32" if whole else "float32")
-        values[name][row, at] = numbers
+        kind = np.dtype("int32" if whole else "float32")
+        most = (np.iinfo if whole else np.finfo)(kind).max
+        gaps = int((~np.isfinite(exact)).sum())
+        if gaps:
+            raise ValueError(
+                f"frame: column {name!r} has {gaps} missing or infinite values; drop "
+                "these rows: they become unseen"
+            )
+        if exact.size and np.abs(exact).max() > most:
+            raise ValueError(f"frame: column {name!r} has numbers too large for {kind}")
+        values[name] = np.zeros(seen.shape, kind)
+        values[name][row, at] = exact
     return Panel(np.asarray(groups), np.asarray(times), seen, values)

@@ -275,7 +275,7 @@ def predictions(
         )
 
     try:
-        few, more = shapes(row_batch), shapes(row_batch + 1)
+        few, other = shapes(row_batch), shapes(row_batch - 1 or 2)
     except (TypeError, ValueError) as error:
         if "ncompatible shapes" not in str(error):
             raise
@@ -284,7 +284,7 @@ def predictions(
             f"from the arrays, got some of a fixed size ({error}). Predict all rows at "
             "once, without row_batch"
         ) from error
-    with_rows = {name for name in few if few[name].shape != more[name].shape}
+    with_rows = {name for name in few if few[name].shape != other[name].shape}
     chosen = draws.chosen(sites, sorted(with_rows), ", which have a value for each row")
     moved = [name for name in chosen if few[name].shape[:1] != (row_batch,)]
     if moved:

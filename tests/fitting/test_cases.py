@@ -28,6 +28,7 @@ from numpyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
     AutoLaplaceApproximation,
+    AutoMultivariateNormal,
     AutoNormal,
 )
 from optax.contrib import reduce_on_plateau
@@ -708,3 +709,116 @@ def test_an_unmasked_site_given_by_condition_is_data():
         numpyro.sample("y", dist.Normal(mu, 1).expand([24]))
 
     fits_alike(condition(model, data={"y": Y}))
+
+
+# Several keys.
+
+
+def wide(y):
+    """Two unknowns, whose names are in another order than they are drawn in."""
+    spread = numpyro.sample("spread", dist.LogNormal(0, 1))
+    level = numpyro.sample("level", dist.Normal(0, 100))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(level, spread), obs=y)
+
+
+@pytest.mark.parametrize(
+    "kind", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal]
+)
+@pytest.mark.parametrize(
+    "called", [False, True], ids=["autoguide", "called by another"]
+)
+def test_each_run_starts_as_it_would_alone(kind, called):
+    def svi():
+        auto = kind(wide)
+        return make_svi(wide, (lambda y: auto(y)) if called else auto)
+
+    keys = jax.random.split(KEY, 3)
+    runs = fit(keys, svi(), 5, Y)
+    for i, key in enumerate(keys):
+        alone = svi().run(key, 5, Y, progress_bar=False)
+        np.testing.assert_allclose(runs.losses[i], alone.losses, rtol=1e-4)
+        for name, value in alone.params.items():
+            np.testing.assert_allclose(runs.params[name][i], value, rtol=1e-3)
+
+
+def test_a_guide_is_as_before_after_several_runs():
+    guide = AutoDiagonalNormal(wide)
+    runs = fit(jax.random.split(KEY, 3), make_svi(wide, guide), 5, Y)
+    assert type(guide) is AutoDiagonalNormal
+    one = jax.tree.map(lambda value: value[1], runs.params)
+    median = guide.median(one)
+    assert median["level"] == one["auto_loc"][1]
+
+
+def test_parameters_of_several_runs_are_not_those_of_one():
+    guide = AutoNormal(wide)
+    runs = fit(jax.random.split(KEY, 24), make_svi(wide, guide), 5, Y)
+    message = "those of one run, got those of 24 runs"
+    with pytest.raises(ValueError, match=message):
+        predict(KEY, wide, guide, runs.params, 5, Y)
+    with pytest.raises(ValueError, match=message):
+        log_weights(KEY, wide, guide, runs.params, Y, num_draws=100)
+    one = jax.tree.map(lambda value: value[0], runs.params)
+    assert predict(KEY, wide, guide, one, 5, Y)["y"].shape == (5, 24)
+
+
+def test_a_state_to_start_from_has_as_many_runs_as_keys():
+    svi = make_svi(wide)
+    keys = jax.random.split(KEY, 2)
+    one, two = fit(KEY, svi, 2, Y).state, fit(keys, svi, 2, Y).state
+    with pytest.raises(ValueError, match="init_state: expected as many runs"):
+        fit(keys, svi, 2, Y, init_state=one)
+    with pytest.raises(ValueError, match="init_state: expected as many runs"):
+        fit(KEY, svi, 2, Y, init_state=two)
+
+
+# Rows.
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 13, 23])
+def test_rows_in_no_plate_that_depend_on_each_other(size):
+    def centered(x, y):
+        w = numpyro.sample("w", dist.Normal(0, 5))
+        with scale(scale=24 / len(y)):
+            numpyro.sample("y", dist.Normal(w * (x - x.mean()), 1), obs=y)
+
+    def fine(x, y):
+        w = numpyro.sample("w", dist.Normal(0, 5))
+        with scale(scale=24 / len(y)):
+            numpyro.sample("y", dist.Normal(w * x, 1), obs=y)
+
+    assert fit(KEY, make_svi(fine), 2, X, Y, batch_size=size).steps == 2
+    with pytest.raises(ValueError, match="rows that do not depend on each other"):
+        fit(KEY, make_svi(centered), 2, X, Y, batch_size=size)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 23, 24, 100])
+def test_batches_of_rows_of_a_plate_with_the_size_of_the_table(rows):
+    def sized(x, y=None):
+        w = numpyro.sample("w", dist.Normal(0, 1))
+        with numpyro.plate("rows", 24, subsample_size=len(x)):
+            numpyro.sample("y", dist.Normal(w * x, 1), obs=y)
+
+    guide = AutoNormal(sized)
+    params = fit(KEY, make_svi(sized, guide), 2, X, Y, batch_size=10).params
+    found = predict(KEY, sized, guide, params, 3, X, row_batch=rows)
+    assert found["y"].shape == (3, 24)
+
+
+def test_names_as_arguments(tmp_path):
+    def by_name(names, y):
+        effect = numpyro.sample("effect", dist.Normal(0, 1).expand([3]))
+        number = np.unique(names, return_inverse=True)[1]
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(effect[number], 1), obs=y)
+
+    for names in (np.array(GROUPS.astype(str), object), GROUPS.astype(str)):
+        path = tmp_path / f"{names.dtype.kind}.npz"
+        first = fit(KEY, make_svi(by_name), 4, names, Y, checkpoint=path)
+        again = fit(KEY, make_svi(by_name), 4, names, Y, checkpoint=path)
+        np.testing.assert_array_equal(first.losses, again.losses)
+        with pytest.raises(ValueError, match="checkpoint"):
+            fit(KEY, make_svi(by_name), 4, names[::-1], Y, checkpoint=path)
+        with pytest.raises(TypeError, match="names: expected numbers"):
+            fit(KEY, make_svi(by_name), 4, names, Y, batch_size=6)

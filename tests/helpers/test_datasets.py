@@ -221,6 +221,11 @@ def test_bad_shops(change, message):
         shop_sales(np.random.default_rng(0), **call)
 
 
+def test_shops_want_a_generator():
+    with pytest.raises(TypeError, match=r"rng: expected np\.random\.default_rng"):
+        shop_sales(0, 3, 4)
+
+
 def test_flights():
     table = flights()
     assert len(table) == 336_776

@@ -36,6 +36,20 @@ def test_numbers_can_be_names():
     assert number_groups(pd.Series([10, 20]), levels)[0].tolist() == [1, 0]
 
 
+def test_levels_find_names_of_another_container():
+    days = pd.Series(pd.to_datetime(["2024-01-01", "2024-01-02"]))
+    _, levels = number_groups(days)
+    for unit in ("ns", "D", "s"):
+        array = days.to_numpy().astype(f"datetime64[{unit}]")
+        assert number_groups(array, levels)[0].tolist() == [1, 2]
+    _, levels = number_groups([10, 20])
+    assert number_groups(np.array([20.0, np.nan, 10.0]), levels)[0].tolist() == [
+        2,
+        0,
+        1,
+    ]
+
+
 def test_categories_that_do_not_occur_are_no_levels():
     column = pd.Series(["x", "y"], dtype="category")[:1]
     assert number_groups(column)[1].tolist() == ["other", "x"]
@@ -49,10 +63,13 @@ def test_categories_that_do_not_occur_are_no_levels():
         (["a"], ["a", "b"], "'other' first"),
         (["a"], ["other", "a", "a"], "different names"),
         (["a"], [], "'other' first"),
+        (["a", 1], None, "column: expected names of one kind, got number, str"),
+        (["10"], ["other", 10], "column: expected names of the kind of the levels"),
+        (["a"], "other", "levels: expected a sequence"),
     ],
 )
 def test_bad_groups(column, levels, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         number_groups(column, levels)
 
 
@@ -64,6 +81,18 @@ def test_rows_find_their_place():
     assert panel.values["sales"].tolist() == [[0, 0], [7, 5], [2, 0]]
     assert panel.values["sales"].dtype == "int32"
     assert panel.values["price"].dtype == "float32"
+
+
+def test_categories_are_sorted_by_name():
+    shops = pd.Categorical(FRAME["shop"], categories=["c", "b", "a"])
+    panel = to_panel(FRAME.assign(shop=shops), "shop", "week", ["sales"])
+    assert panel.groups.tolist() == ["a", "b", "c"]
+    assert panel.values["sales"].tolist() == [[0, 0], [7, 5], [2, 0]]
+
+
+def test_columns_are_a_list():
+    with pytest.raises(TypeError, match="columns: expected a list of names"):
+        to_panel(FRAME, "shop", "week", "sales")
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -80,7 +109,15 @@ def test_the_order_of_rows_does_not_matter():
         (FRAME.drop(columns="week"), ValueError, "expected a column 'week', got"),
         (pd.concat([FRAME, FRAME[:1]]), ValueError, "several for shop b, week 3; add"),
         (FRAME.assign(sales=[1, np.nan, 2, 3]), ValueError, "'sales' has 1 missing"),
-        (FRAME.assign(sales=list("abcd")), TypeError, "numbers in column 'sales'"),
+        (FRAME.assign(sales=list("abcd")), TypeError, "real numbers in column 'sales'"),
+        (FRAME.assign(sales=list("1234")), TypeError, "real numbers in column 'sales'"),
+        (
+            FRAME.assign(sales=[1j, 1, 2, 3]),
+            TypeError,
+            "real numbers in column 'sales'",
+        ),
+        (FRAME.assign(sales=[1.0, 2, 3, 1e39]), ValueError, "too large for float32"),
+        (pd.concat([FRAME, FRAME["sales"]], axis=1), ValueError, "one column 'sales'"),
         (FRAME.assign(sales=[1, 2, 3, 2**40]), ValueError, "too large for int32"),
         (FRAME.assign(shop=["a", None, "b", "c"]), ValueError, "'shop' has 1 missing"),
     ],
