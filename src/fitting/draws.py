@@ -41,20 +41,17 @@ def refuse_new(guide: Callable, params: dict) -> None:
 
 def _runs(site: dict) -> int | None:
     """Return how many runs a parameter seems to come from: 0 for a single one."""
-    start = site["args"][0]
+    start = site["args"][0] if site["args"] else None
     if callable(start):
         start = jax.eval_shape(start, jax.random.key(0))
-    shapes = {
-        (jnp.shape(one), jnp.shape(now))
-        for one, now in zip(
-            jax.tree.leaves(start), jax.tree.leaves(site["value"]), strict=False
-        )
-    }
-    if not shapes:
+    before, now = jax.tree.leaves(start), jax.tree.leaves(site["value"])
+    if not before or len(before) != len(now):
         return None
-    return max(
-        now[0] if len(now) > len(one) and now[1:] == one else 0 for one, now in shapes
-    )
+    shapes = [
+        (jnp.shape(one), jnp.shape(two)) for one, two in zip(before, now, strict=True)
+    ]
+    runs = {two[0] if two and two[1:] == one else 0 for one, two in shapes}
+    return runs.pop() if len(runs) == 1 else 0
 
 
 def refuse_missing(params: dict, sites: dict) -> None:

@@ -763,6 +763,17 @@ def test_parameters_of_several_runs_are_not_those_of_one():
     assert predict(KEY, wide, guide, one, 5, Y)["y"].shape == (5, 24)
 
 
+def test_a_guide_may_name_its_parameters_alone():
+    def bare(y):
+        at = numpyro.param("at")
+        numpyro.sample("spread", dist.LogNormal(0, 1))
+        numpyro.sample("level", dist.Normal(at, 1))
+
+    params = {"at": jnp.float32(1)}
+    assert predict(KEY, wide, bare, params, 5, Y)["y"].shape == (5, 24)
+    assert log_weights(KEY, wide, bare, params, Y, num_draws=100).shape == (100,)
+
+
 def test_a_state_to_start_from_has_as_many_runs_as_keys():
     svi = make_svi(wide)
     keys = jax.random.split(KEY, 2)
