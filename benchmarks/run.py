@@ -16,7 +16,6 @@ FULL = {"measure.streaming": "--huge"}  # options of a full run
 # Module: the options that make a short run of it.
 SCRIPTS = {
     "measure.bnn_reference": "--chains=2 --warmup=50 --draws=50 --members=2",
-    "measure.panels": "--quick",
     "measure.loops": "--quick",
     "frameworks.compare": "--quick --no-install",
     "measure.devices": "--quick",
