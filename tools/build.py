@@ -125,9 +125,8 @@ def preview(options: argparse.Namespace) -> None:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", options.port), handler)
     except OSError as error:
         other = f'make preview ARGS="--port {options.port + 1}"'
-        raise SystemExit(
-            f"port {options.port}: {error.strerror}; try {other}"
-        ) from None
+        taken = f"port {options.port}: {error.strerror}"
+        raise SystemExit(f"{taken}; try {other}") from None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends it)", flush=True)
     known: dict[Path, float] = {}

@@ -21,10 +21,9 @@ ROWS = 336_776
 
 def compact(flights: pd.DataFrame) -> pd.DataFrame:
     """Keep what was known before a departure, and the delay on arrival."""
+    dates = pd.to_datetime(flights[["year", "month", "day"]])
     kept = {
-        "date": pd.to_datetime(flights[["year", "month", "day"]]).astype(
-            "datetime64[s]"
-        ),
+        "date": dates.astype("datetime64[s]"),
         "departure": flights["sched_dep_time"].astype("int16"),
         "carrier": flights["carrier"].astype("category"),
         "origin": flights["origin"].astype("category"),

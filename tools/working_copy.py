@@ -76,9 +76,8 @@ def citations(notebooks: list[dict], bib: Path) -> tuple[dict, dict]:
     done = subprocess.run(
         command, input=text, check=True, capture_output=True, encoding="utf-8"
     )
-    words = re.sub(
-        r"\$`(.+?)`\$", r"$\1$", done.stdout
-    )  # formulas as JupyterLab has them
+    # Pandoc writes $`x`$ for this dialect, JupyterLab reads $x$.
+    words = re.sub(r"\$`(.+?)`\$", r"$\1$", done.stdout)
     paragraphs = words.split("\n\n")[: len(wanted)]
     return dict(zip(wanted, paragraphs, strict=True)), dict(ENTRY.findall(words))
 
