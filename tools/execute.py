@@ -35,7 +35,24 @@ from setup_check import check_setup
 ROOT = Path(__file__).resolve().parents[1]
 
 SECONDS_LIMIT = 90
-QUIET = 0.74  # seconds of the sum in `pace` on the machine that the limit is meant for
+COMPILATION = """
+import time
+
+import jax
+import jax.numpy as jnp
+
+
+def total(x):
+    for i in range(60):
+        x = jnp.tanh(x @ x + i) / (1 + jnp.abs(x).sum())
+    return x.sum()
+
+
+start = time.perf_counter()
+jax.jit(jax.grad(total)).lower(jnp.ones((8, 8))).compile()
+print(time.perf_counter() - start)
+"""
+QUIET = 0.78  # seconds that it takes on the machine that the limit is meant for
 BUSY = 1.25  # so many times slower, a machine cannot tell
 MIB_LIMIT = 2048
 CORES = 2  # the limits above are meant for a machine with two cores
@@ -407,22 +424,24 @@ def run(nb: nbformat.NotebookNode, folder: Path) -> tuple[float, int]:
 def pace() -> float:
     """Return how many times slower this machine is now than the limit assumes.
 
-    Shared machines run at half their speed at times. A fixed sum in plain Python tells.
-    (Notebook 01 took 45.7 s when this sum took QUIET seconds, and twice as long when
-    the sum did.)
+    Shared machines run at half their speed at times. A program that XLA compiles tells,
+    since notebooks compile most of their time; a sum in plain Python did not. (Notebook
+    04 took 141 s when this took 1.24 s, and 89 s on a quiet machine.)
     """
-    start = time.perf_counter()
-    sum(i * i for i in range(10**7))
-    return round(max(1.0, (time.perf_counter() - start) / QUIET), 2)
+    seconds = float(printed(COMPILATION, JAX_PLATFORMS="cpu"))
+    return round(max(1.0, seconds / QUIET), 2)
+
+
+def printed(code: str, **variables: str) -> str:
+    """Return what another process prints; it gets more environment variables."""
+    command, env = [sys.executable, "-c", code], os.environ | variables
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    return done.stdout.strip()
 
 
 def device() -> str:
     """Ask another process for the device: JAX may take all of a GPU's memory."""
-    code = "from helpers.environment import device; print(device())"
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
+    return printed("from helpers.environment import device; print(device())")
 
 
 def execute(path: Path, where: str) -> list[str]:

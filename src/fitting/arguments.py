@@ -29,6 +29,11 @@ def is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray)
 
 
+def has_numbers(array: Any) -> bool:
+    """Return whether an array can go to a device: no text, no dates, no objects."""
+    return is_key(array) or array.dtype.kind not in "OSUMm"
+
+
 def is_key(value: Any) -> bool:
     """Return whether a value is an array of typed JAX keys, or one such key."""
     dtype = getattr(value, "dtype", None)

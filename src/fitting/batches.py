@@ -22,6 +22,7 @@ import numpy as np
 from fitting.arguments import (
     AllRows,
     Options,
+    has_numbers,
     is_array,
     is_key,
     named_leaves,
@@ -115,14 +116,13 @@ class RowArguments:
             _refuse_lists(name, value)
         self.leaves, self.tree = jax.tree.flatten((args, kwargs))
         self.names = [name for name, _ in named_leaves(model, args, kwargs)]
-        pairs = zip(self.names, self.leaves, strict=True)
-        self.tables = {
-            name: leaf
-            for name, leaf in pairs
-            if is_array(leaf) and leaf.ndim and not is_key(leaf)
-        }
+        self.tables = {}
+        for name, leaf in zip(self.names, self.leaves, strict=True):
+            _refuse_lists(name, leaf)  # the column of a data frame, in a dictionary
+            if is_array(leaf) and leaf.ndim and not is_key(leaf):
+                self.tables[name] = leaf
         for name, table in self.tables.items():
-            if not is_key(table) and table.dtype.kind in "OSUMm":
+            if not has_numbers(table):
                 raise TypeError(
                     f"{name}: expected numbers, since its rows go to the device, got "
                     f"{shown(table)}. Give names numbers before: "
@@ -288,7 +288,7 @@ class Stream:
         leaves, tree = jax.tree.flatten((args, named))
         leaves = [np.asarray(x) if isinstance(x, np.generic) else x for x in leaves]
         for leaf in leaves:
-            if not is_array(leaf) or is_key(leaf) or leaf.dtype.kind in "OSUMm":
+            if not is_array(leaf) or is_key(leaf) or not has_numbers(leaf):
                 raise TypeError(
                     "expected a tuple or a dictionary of arrays of numbers, got "
                     f"{shown(leaf)}"

@@ -632,19 +632,29 @@ def _autoguides(guide: Any) -> list[AutoGuide]:
         seen.add(id(value))
         if isinstance(value, AutoGuide):
             found.append(value)
-        if isinstance(value, AutoGuide | partial):
-            left += vars(value).values()
-        if isinstance(value, partial):
+            left += _attributes(value)
+        elif isinstance(value, partial):
             left += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, dict):
+            left += value.values()
         elif isinstance(value, list | tuple) and len(value) < 100:
             left += value
         elif inspect.ismethod(value):
-            left += [value.__func__, *vars(value.__self__).values()]
+            left += [value.__func__, *_attributes(value.__self__)]
         elif inspect.isfunction(value):
             with contextlib.suppress(ValueError):  # of a name without a value yet
                 used = inspect.getclosurevars(value)
                 left += [*used.nonlocals.values(), *used.globals.values()]
+        elif inspect.isfunction(type(value).__call__):  # an object that is called
+            left += [type(value).__call__, *_attributes(value)]
     return found
+
+
+def _attributes(value: Any) -> list:
+    """Return the attributes of an object, those in slots as well."""
+    state = object.__getstate__(value)
+    parts = state if isinstance(state, tuple) else (state,)
+    return [attribute for part in parts if part for attribute in part.values()]
 
 
 @contextlib.contextmanager

@@ -116,6 +116,26 @@ def _named(what: str, values: Any) -> pd.Series:
     return names
 
 
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a column as int32 or float32; refuse gaps and what does not fit."""
+    column = _column(frame, name)
+    if not pd.api.types.is_any_real_numeric_dtype(column.dtype):
+        what = f"column {name!r}, got {column.dtype}; .astype(float) makes some"
+        raise TypeError(f"frame: expected real numbers in {what}")
+    exact = column.to_numpy(float, na_value=np.nan)
+    whole = pd.api.types.is_integer_dtype(column.dtype)
+    kind = np.dtype("int32" if whole else "float32")
+    gaps = int((~np.isfinite(exact)).sum())
+    if gaps:
+        raise ValueError(
+            f"frame: column {name!r} has {gaps} missing or infinite values; drop "
+            "these rows: they become unseen"
+        )
+    if exact.size and np.abs(exact).max() > (np.iinfo if whole else np.finfo)(kind).max:
+        raise ValueError(f"frame: column {name!r} has numbers too large for {kind}")
+    return exact.astype(kind)
+
+
 def to_panel(
     frame: pd.DataFrame, group: str, time: str, columns: Sequence[str]
 ) -> Panel:
@@ -165,22 +185,7 @@ def to_panel(
         )
     values = {}
     for name in columns:
-        column = _column(frame, name)
-        if not pd.api.types.is_any_real_numeric_dtype(column.dtype):
-            what = f"column {name!r}, got {column.dtype}; .astype(float) makes some"
-            raise TypeError(f"frame: expected real numbers in {what}")
-        exact = column.to_numpy(float, na_value=np.nan)
-        whole = pd.api.types.is_integer_dtype(column.dtype)
-        kind = np.dtype("int32" if whole else "float32")
-        most = (np.iinfo if whole else np.finfo)(kind).max
-        gaps = int((~np.isfinite(exact)).sum())
-        if gaps:
-            raise ValueError(
-                f"frame: column {name!r} has {gaps} missing or infinite values; drop "
-                "these rows: they become unseen"
-            )
-        if exact.size and np.abs(exact).max() > most:
-            raise ValueError(f"frame: column {name!r} has numbers too large for {kind}")
-        values[name] = np.zeros(seen.shape, kind)
-        values[name][row, at] = exact
+        numbers_of = _numbers(frame, name)
+        values[name] = np.zeros(seen.shape, numbers_of.dtype)
+        values[name][row, at] = numbers_of
     return Panel(np.asarray(groups), np.asarray(times), seen, values)

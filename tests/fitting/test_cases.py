@@ -722,16 +722,44 @@ def wide(y):
         numpyro.sample("y", dist.Normal(level, spread), obs=y)
 
 
+class Slots:
+    """An object without a dictionary of attributes."""
+
+    __slots__ = ("auto",)
+
+    def __init__(self, auto):
+        self.auto = auto
+
+    def guide(self, y):
+        return self.auto(y)
+
+
+class Parts:
+    """An object that is a guide itself."""
+
+    def __init__(self, auto):
+        self.parts = {"all": [auto]}
+
+    def __call__(self, y):
+        return self.parts["all"][0](y)
+
+
 @pytest.mark.parametrize(
     "kind", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal]
 )
 @pytest.mark.parametrize(
-    "called", [False, True], ids=["autoguide", "called by another"]
+    "called",
+    [
+        lambda auto: auto,
+        lambda auto: lambda y: auto(y),
+        lambda auto: Slots(auto).guide,
+        lambda auto: Parts(auto),
+    ],
+    ids=["autoguide", "function", "method", "object"],
 )
 def test_each_run_starts_as_it_would_alone(kind, called):
     def svi():
-        auto = kind(wide)
-        return make_svi(wide, (lambda y: auto(y)) if called else auto)
+        return make_svi(wide, called(kind(wide)))
 
     keys = jax.random.split(KEY, 3)
     runs = fit(keys, svi(), 5, Y)
