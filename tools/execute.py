@@ -435,7 +435,9 @@ def pace() -> float:
 def printed(code: str, **variables: str) -> str:
     """Return what another process prints; it gets more environment variables."""
     command, env = [sys.executable, "-c", code], os.environ | variables
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=env
+    )
     return done.stdout.strip()
 
 
