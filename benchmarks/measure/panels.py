@@ -235,7 +235,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = record.folder(options) / "panels.json"
     draws = options.draws
 
-    def say(what, began=time.perf_counter()):
+    began = time.perf_counter()
+
+    def say(what):
         print(f"{time.perf_counter() - began:7.1f} s  {what}", flush=True)
 
     few = some(tables, subset)

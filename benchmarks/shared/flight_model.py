@@ -54,7 +54,7 @@ def make_rows(test_every: int = 5) -> tuple[dict, dict, dict[str, int]]:
 
 
 def flight_model(late=None, *, sizes: dict[str, int], num_rows: int, **codes) -> None:
-    """The log odds of a late arrival are a sum of effects, pooled within each group."""
+    """Add up effects to the log odds of a late arrival, each group pooled by itself."""
     logit = numpyro.sample("intercept", dist.Normal(-1.2, 1))
     for name, size in sizes.items():
         scale = numpyro.sample(f"{name}_scale", dist.HalfNormal(0.5))

@@ -141,6 +141,7 @@ class Encoder(nnx.Module):
         self.outer = nnx.Linear(32, 4, rngs=rngs)
 
     def __call__(self, summaries):
+        """Return two locations and two log scales for each shop."""
         return self.outer(nnx.tanh(self.inner(summaries)))
 
 
@@ -225,7 +226,7 @@ def laplace_of_shop(shared: dict, season, seen, promotion, sales) -> tuple:
 
 
 def integrated_model(shop, seen, promotion, sales, *, size: int) -> None:
-    """The same model with each shop integrated out by Laplace's approximation."""
+    """Integrate each shop out of the same model by Laplace's approximation."""
     shared = draw_globals()
     season = shared["season"] @ season_of(promotion.shape[1])
     of_all = jax.vmap(laplace_of_shop, (None, None, 0, 0, 0))
