@@ -68,8 +68,9 @@ def whole_run(kind: str, steps: int, checkpoint: str | None) -> dict[str, Any]:
     for tree in (result.params, result.best_params):
         found |= {str(len(found)): leaf for leaf in jax.tree.leaves(tree)}
     bits = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in found.values()]
-    seconds = result.steps / result.steps_per_second
-    return {"bits": bits, "steps": result.steps, "seconds": seconds}
+    # No steps are left to a run that was killed after its last checkpoint: speed 0.
+    speed = result.steps_per_second
+    return {"bits": bits, "steps": result.steps, "steps_per_second": speed}
 
 
 def steps_shown(log: Path) -> list[int]:
@@ -122,13 +123,14 @@ def disturbed(
     """Compare a run that is killed again and again with one that is not."""
     start = partial(child.expect, __spec__.name, "whole_run", kind=kind, steps=steps)
     whole = start(checkpoint=None)
+    whole_seconds = whole["steps"] / whole["steps_per_second"]
     with tempfile.TemporaryDirectory() as name:
         path, log = Path(name) / "run.npz", Path(name) / "log"
         arguments = {"kind": kind, "steps": steps, "checkpoint": str(path)}
         runs, writing = [], []
         for _ in range(kills):
             # Random moments in what is left of the run, should each get so far.
-            wait = random.uniform(0, 1.5 * whole["seconds"] / (kills + 1))
+            wait = random.uniform(0, 1.5 * whole_seconds / (kills + 1))
             run = run_once(arguments, log, wait)
             while not run["killed"] and not runs:  # faster than the run before: anew
                 path.unlink()
@@ -147,7 +149,7 @@ def disturbed(
     return {
         "steps": steps,
         "checkpoint_every": steps // CHECKPOINTS,
-        "seconds_undisturbed": round(whole["seconds"], 3),
+        "seconds_undisturbed": round(whole_seconds, 3),
         "kills": [kill_of(*pair, w) for pair, w in zip(pairs, writing, strict=False)],
         "bit_identical": runs[-1]["bits"] == whole["bits"],
     }

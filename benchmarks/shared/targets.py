@@ -197,7 +197,7 @@ def goals(results: Mapping[str, Facts]) -> list[Goal]:
         "Steps repeated after a kill, in checkpoint intervals": _stored(
             resume, "steps repeated"
         ),
-        "Probabilities in batches of rows: largest difference from those at once": (
+        "Probabilities in batches of rows: the same bits as at once": (
             _stored(prediction, "in batches of rows: ")
         ),
         "Probabilities in batches of draws, too: largest difference": _stored(
