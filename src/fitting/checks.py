@@ -5,12 +5,10 @@ knows better says ``unchecked=True``, which leaves both out.
 """
 
 import contextlib
-import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -594,12 +592,12 @@ def start(
 
     def one(key):
         new = SVI(svi.model, svi.guide, svi.optim, svi.loss, **svi.static_kwargs)
-        with rows, _unused(_autoguides(svi.guide)):
+        with rows, _unused(autoguides.values()):
             return new.init(key, *args, init_params=init_params, **kwargs)
 
     if init_state is None or svi.constrain_fn is None:
         try:
-            with rows:
+            with rows, _noted() as autoguides:
                 state = svi.init(first_key, *args, init_params=init_params, **kwargs)
         except (RuntimeError, ValueError) as error:
             no_start = "valid initial parameters" in str(error)
@@ -622,43 +620,24 @@ def start(
     return state
 
 
-def _autoguides(guide: Any) -> list[AutoGuide]:
-    """Return the autoguides in a guide: itself, its parts, and those that it calls."""
-    found, seen, left = [], set(), [guide]
-    while left:
-        value = left.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, AutoGuide):
-            found.append(value)
-            left += _attributes(value)
-        elif isinstance(value, partial):
-            left += [value.func, *value.args, *value.keywords.values()]
-        elif isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, list | tuple) and len(value) < 100:
-            left += value
-        elif inspect.ismethod(value):
-            left += [value.__func__, *_attributes(value.__self__)]
-        elif inspect.isfunction(value):
-            with contextlib.suppress(ValueError):  # of a name without a value yet
-                used = inspect.getclosurevars(value)
-                left += [*used.nonlocals.values(), *used.globals.values()]
-        elif inspect.isfunction(type(value).__call__):  # an object that is called
-            left += [type(value).__call__, *_attributes(value)]
-    return found
+@contextlib.contextmanager
+def _noted() -> Iterator[dict[int, AutoGuide]]:
+    """Note the autoguides that are used meanwhile, wherever a guide holds them."""
+    used: dict[int, AutoGuide] = {}
 
+    def look_up(self, name):
+        used[id(self)] = self
+        return object.__getattribute__(self, name)
 
-def _attributes(value: Any) -> list:
-    """Return the attributes of an object, those in slots as well."""
-    state = object.__getstate__(value)
-    parts = state if isinstance(state, tuple) else (state,)
-    return [attribute for part in parts if part for attribute in part.values()]
+    AutoGuide.__getattribute__ = look_up
+    try:
+        yield used
+    finally:
+        del AutoGuide.__getattribute__
 
 
 @contextlib.contextmanager
-def _unused(guides: list[AutoGuide]) -> Iterator[None]:
+def _unused(guides: Iterable[AutoGuide]) -> Iterator[None]:
     """Let autoguides that were used start anew, and put them back as they were.
 
     An autoguide keeps its first start, and the order of its unknowns. In a traced start

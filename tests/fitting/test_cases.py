@@ -744,6 +744,29 @@ class Parts:
         return self.parts["all"][0](y)
 
 
+class Named(dict):
+    """A dictionary that is a guide itself, and keeps its parts elsewhere."""
+
+    __slots__ = ("auto",)
+
+    def __call__(self, y):
+        return self.auto(y)
+
+
+def named(auto):
+    """Return such a dictionary."""
+    held = Named(other=1)
+    held.auto = auto
+    return held
+
+
+def in_a_module(auto):
+    """Return a guide that finds the autoguide in a module, in a function of its own."""
+    module = types.ModuleType("guides")
+    module.auto = auto
+    return lambda y: next(module.auto(part) for part in [y])
+
+
 @pytest.mark.parametrize(
     "kind", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal]
 )
@@ -752,10 +775,13 @@ class Parts:
     [
         lambda auto: auto,
         lambda auto: lambda y: auto(y),
+        lambda auto: lambda y, held=auto: held(y),
         lambda auto: Slots(auto).guide,
         lambda auto: Parts(auto),
+        lambda auto: named(auto),
+        lambda auto: in_a_module(auto),
     ],
-    ids=["autoguide", "function", "method", "object"],
+    ids=["autoguide", "function", "default", "method", "object", "dict", "module"],
 )
 def test_each_run_starts_as_it_would_alone(kind, called):
     def svi():
