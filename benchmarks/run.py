@@ -27,8 +27,6 @@ SCRIPTS = {
     "measure.many_fits": "--quick",
     "measure.production": "--quick",
     "measure.accelerators": "--quick",
-    "measure.panels": "--quick",
-    "measure.flights": "--quick",
 }
 
 
