@@ -27,6 +27,8 @@ SCRIPTS = {
     "measure.many_fits": "--quick",
     "measure.production": "--quick",
     "measure.accelerators": "--quick",
+    "measure.panels": "--quick",
+    "measure.flights": "--quick",
 }
 
 
