@@ -468,7 +468,8 @@ def execute(path: Path, where: str) -> list[str]:
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print("failed, not stored")
         return [re.sub(r"\x1b\[[\d;]*m", "", str(error))]
-    print(f"{seconds:6.1f} s {peak:6d} MiB  x{slower}", end="  ", flush=True)
+    pace_now = f"machine {slower} times slower than a quiet one"
+    print(f"{seconds:6.1f} s {peak:6d} MiB, {pace_now}", end="  ", flush=True)
     tidy(nb)
     faults = output_faults(nb)
     if not faults:

@@ -1,6 +1,7 @@
 """Arguments of helpers and of models: checks that name them, arrays and constants."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +35,16 @@ def has_numbers(array: Any) -> bool:
     return array.dtype.kind not in "OSUMm"
 
 
+def refuse_mask(name: str, array: Any) -> None:
+    """Refuse a masked array of NumPy, whose mask JAX would lose."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an array without a mask, got a masked array of NumPy; "
+            "give its .filled(0) and its mask as two arrays, and use the mask in the "
+            "model by numpyro.handlers.mask"
+        )
+
+
 def is_key(value: Any) -> bool:
     """Return whether a value is an array of typed JAX keys, or one such key."""
     dtype = getattr(value, "dtype", None)
@@ -58,6 +69,13 @@ def keys(name: str, value: Any) -> int | None:
             f"{name}: expected a key made by jax.random.key(seed), got {shown(value)}"
         )
     runs = value.shape if typed else value.shape[:-1]
+    if typed and runs and "rbg" in str(jax.random.key_impl(value)):
+        warnings.warn(
+            f"{name}: several runs by keys of {jax.random.key_impl(value)} are not "
+            "those that each key makes alone, since JAX maps these keys in another "
+            "way; keys of jax.random.key(seed) give the same runs",
+            stacklevel=4,
+        )
     if len(runs) > 1 or runs == (0,):
         raise ValueError(f"{name}: expected one key or a row of keys, got shape {runs}")
     return runs[0] if runs else None
@@ -164,6 +182,15 @@ def named_leaves(
             at = path[1].idx
             name = known[at] if at < len(known) else f"argument {at}"
         yield f"{name}{jax.tree_util.keystr(path[2:])}", leaf
+
+
+def column_in(model: Callable, args: tuple, kwargs: dict) -> str:
+    """Name the first argument that is a data frame or a column of one."""
+    for name, leaf in named_leaves(model, args, kwargs):
+        if hasattr(leaf, "to_numpy"):
+            kind = type(leaf).__name__
+            return f"{name}: expected an array, got {kind}; .to_numpy() makes one"
+    return ""
 
 
 def faults(model: Callable, args: tuple, kwargs: dict) -> list[str]:
@@ -351,6 +378,11 @@ def refuse_cast(named: Iterator[tuple[str, Any]], used: list | None = None) -> N
     for name, leaf in named:
         if not isinstance(leaf, np.ndarray):
             continue
+        if leaf.dtype.kind == "f" and leaf.dtype.itemsize > 8:
+            raise TypeError(
+                f"{name}: expected numbers of at most 64 bits, got {leaf.dtype}; "
+                f"{name}.astype('float64') mends it"
+            )
         if not leaf.dtype.isnative:
             raise TypeError(
                 f"{name}: expected numbers in this machine's byte order, got dtype "

@@ -27,6 +27,7 @@ from fitting.arguments import (
     is_key,
     named_leaves,
     refuse_cast,
+    refuse_mask,
     shown,
 )
 
@@ -122,6 +123,7 @@ class RowArguments:
             if is_array(leaf) and leaf.ndim and not is_key(leaf):
                 self.tables[name] = leaf
         for name, table in self.tables.items():
+            refuse_mask(name, table)
             if not has_numbers(table):
                 raise TypeError(
                     f"{name}: expected numbers, since its rows go to the device, got "
@@ -195,6 +197,26 @@ class Tables(RowArguments):
             name: table.at[rows].get(mode="promise_in_bounds")
             for name, table in self.tables.items()
         }
+
+    def extremes(self, count: int) -> dict[str, np.ndarray]:
+        """Return `count` rows, with the smallest and largest values of each column.
+
+        Of a large table, every tenth or hundredth row is looked at.
+        """
+        found = [np.arange(count)]
+        if not all(
+            getattr(t, "is_fully_addressable", True) for t in self.stored.values()
+        ):
+            return self.moving  # spread over processes
+        for table in self.stored.values():
+            stride = -(-table.size // 2**22)
+            some = np.asarray(table[::stride])
+            if some.dtype.kind in "biuf":
+                some = some.reshape(len(some), -1)
+                ends = np.stack([some.argmin(axis=0), some.argmax(axis=0)], axis=-1)
+                found.insert(-1, ends.ravel() * stride)
+        rows = np.array(list(dict.fromkeys(np.concatenate(found).tolist()))[:count])
+        return {name: jnp.asarray(table[rows]) for name, table in self.stored.items()}
 
     def take(self, done: int, steps: int) -> tuple[int, np.ndarray]:
         """Return the number of steps, and the row numbers of each (run and) step."""
@@ -288,6 +310,7 @@ class Stream:
         leaves, tree = jax.tree.flatten((args, named))
         leaves = [np.asarray(x) if isinstance(x, np.generic) else x for x in leaves]
         for leaf in leaves:
+            refuse_mask("an array", leaf)
             if not is_array(leaf) or is_key(leaf) or not has_numbers(leaf):
                 raise TypeError(
                     "expected a tuple or a dictionary of arrays of numbers, got "

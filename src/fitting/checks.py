@@ -5,6 +5,7 @@ knows better says ``unchecked=True``, which leaves both out.
 """
 
 import contextlib
+import copy
 import math
 import re
 import warnings
@@ -243,17 +244,25 @@ def refuse_values(sites: dict) -> None:
                     "mask them (numpyro.handlers.mask(mask=seen) with "
                     "obs=np.where(seen, y, 0)), or make them unknowns (imputation)"
                 )
+        fn, wanted = site["fn"], True
+        while hasattr(fn, "base_dist"):
+            wanted &= vars(fn).get("_validate_args") is not False
+            fn = fn.base_dist
+        if not wanted or vars(fn).get("_validate_args") is False:
+            continue  # NumPyro's own way to say that values may lie outside
         try:
             fits = np.asarray(site["fn"].support(value))
         except Exception:  # bounds that depend on unknowns, or no support at all
             continue
         wrong = ~fits & mask if np.shape(fits) == np.shape(fits & mask) else ~fits
         if wrong.any():
+            classes = " Classes start at 0." if fn.support.is_discrete else ""
             raise ValueError(
-                f"model: site {name!r} observes values that {type(site['fn']).__name__}"
+                f"model: site {name!r} observes values that {type(fn).__name__}"
                 f" cannot give ({wrong.sum()} of {wrong.size}; values from "
                 f"{value.min():.6g} to {value.max():.6g}, support "
-                f"{site['fn'].support}). Classes start at 0"
+                f"{site['fn'].support}).{classes} Where they are meant, give the "
+                "distribution validate_args=False"
             )
 
 
@@ -336,7 +345,9 @@ def _refuse_weights(who: str, seen: Seen, row_plates: set, source: Any) -> None:
         raise ValueError(f"{who}: site {name!r} counts {what} {weight:g} times, {cure}")
 
 
-def _densities(svi: SVI, source: Any, seen: Seen, row_plates: set) -> Callable:
+def _densities(
+    fn: Callable, svi: SVI, source: Any, seen: Seen, row_plates: set
+) -> Callable:
     """Return the function that computes how much each row of a batch counts.
 
     It takes the moving arrays, and unknowns of single rows or none, to draw them. It
@@ -357,7 +368,7 @@ def _densities(svi: SVI, source: Any, seen: Seen, row_plates: set) -> Callable:
         args, kwargs = source.put(moving)
         given = {n: jnp.moveaxis(value, 0, axes[n]) for n, value in unknowns.items()}
         with FirstRows():
-            drawing = _drawing(substitute(svi.model, data=given))
+            drawing = _drawing(substitute(fn, data=given))
             sites = drawing.get_trace(*args, **kwargs, **svi.static_kwargs)
         of_rows, sums, drawn = {}, {}, {}
         for name, site in _samples(sites).items():
@@ -374,25 +385,41 @@ def _densities(svi: SVI, source: Any, seen: Seen, row_plates: set) -> Callable:
     return compute
 
 
-def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -> None:
-    """Refuse a model where a row counts differently in other places or with others.
+def _refuse_dependent_rows(
+    who: str, svi: SVI, source: Any, seen: Seen, row_plates: set
+) -> None:
+    """Refuse a model or guide where a row counts differently with other rows.
 
-    The model is computed again with each half of the batch twice, in reverse order, in
-    the place of the batch, and with one half alone. Rows must count as before, and sums
-    over rows add up. Where the model makes noise for each place (dropout), rows that
-    are compared stay in place. Batch normalization, which keeps averages in mutable
-    state, is meant to depend on the batch.
+    Two batches are tried: the first one, and where all rows are at hand, one with the
+    smallest and largest values of each column. The model is computed again with each
+    half of the batch twice, in reverse order, in the place of the batch, and with one
+    half alone. Rows must count as before, and sums over rows add up. Where the model
+    makes noise for each place (dropout), rows that are compared stay in place. Batch
+    normalization, which keeps averages in mutable state, is meant to depend on the
+    batch.
     """
-    moving, size = source.moving, source.batch_rows
-    if size == 1 and hasattr(source, "rows_at"):
-        size = min(2, source.num_rows)
-        moving = source.rows_at(np.arange(size))
+    tried, size = [source.moving], source.batch_rows
+    if hasattr(source, "rows_at"):
+        if size == 1:
+            size = min(2, source.num_rows)
+            tried = [source.rows_at(np.arange(size))]
+        tried.append(source.extremes(size))
     mutable = [s["value"] for s in seen.sites.values() if s["type"] == "mutable"]
     leaves = [leaf for leaf in jax.tree.leaves(mutable) if hasattr(leaf, "dtype")]
     averages = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if size < 2 or averages:
         return
-    compute = _densities(svi, source, seen, row_plates)
+    fn = svi.model if who == "model" else svi.guide
+    compute = _densities(fn, svi, source, seen, row_plates)
+    noisy = seen.noisy or bool(leaves)
+    for moving in tried:
+        _refuse_dependent(who, compute, moving, size, noisy)
+
+
+def _refuse_dependent(
+    who: str, compute: Callable, moving: dict, size: int, noisy: bool
+) -> None:
+    """Refuse a batch whose rows count differently in another place or with others."""
     try:
         of_rows, sums, drawn = compute(moving, {})
     except Exception:  # the fit will say what is wrong
@@ -403,7 +430,6 @@ def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -
         return rows, *compute(*picked)
 
     half, places = size // 2, np.arange(size)
-    noisy = seen.noisy or bool(leaves)
     if noisy:
         parts = [again(places % half), again(size - half + (places - size) % half)]
     else:
@@ -427,17 +453,19 @@ def _refuse_dependent_rows(svi: SVI, source: Any, seen: Seen, row_plates: set) -
             wrong.append(name)
     if wrong:
         raise ValueError(
-            "model: expected rows that do not depend on each other, but at site "
+            f"{who}: expected rows that do not depend on each other, but at site "
             f"{wrong[0]!r} a row counts differently in another place or with other "
-            "rows. What the model computes from all rows, such as the mean of a "
+            "rows. What it computes from all rows, such as the mean of a "
             "column, or from their places, is another number in each batch: compute "
             f"it before the fit, or give all rows to each step.{KNOW_BETTER}"
         )
 
 
-def _explain_error(seen: Seen, source: Any) -> None:
+def _explain_error(model: Callable, seen: Seen, source: Any) -> None:
     """Raise a clearer error for some of those that a model may raise."""
     error, text = seen.error, str(seen.error)
+    if error is not None and (column := arguments.column_in(model, *source.first)):
+        raise TypeError(f"{column} ({type(error).__name__}: {error})") from error
     if isinstance(error, TypeError) and "unexpected keyword" in text:
         name = re.search(r"'(\w+)'", text)
         if name:
@@ -516,7 +544,7 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
         batch for ``num_rows / batch_size`` rows, or lets rows depend on each other.
     """
     seen = look(svi.model, source.put, source.moving, svi.static_kwargs)
-    _explain_error(seen, source)
+    _explain_error(svi.model, seen, source)
     if unchecked or seen.error is not None:  # it will be raised again by the model
         return seen, set()
     for name in _samples(seen.sites):
@@ -556,7 +584,7 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
                 f"plate.{KNOW_BETTER}"
             )
     if source.batch_rows is not None:
-        _refuse_dependent_rows(svi, source, seen, row_plates)
+        _refuse_dependent_rows("model", svi, source, seen, row_plates)
     return seen, row_plates
 
 
@@ -591,7 +619,7 @@ def start(
     rows = FirstRows() if source.moving else contextlib.nullcontext()
 
     def one(key):
-        new = SVI(svi.model, svi.guide, svi.optim, svi.loss, **svi.static_kwargs)
+        new = copy.copy(svi)  # keeps no start, and has what a subclass adds
         with rows, _unused(autoguides.values()):
             return new.init(key, *args, init_params=init_params, **kwargs)
 
@@ -729,6 +757,10 @@ def after(
         _refuse_weights("guide", guide, row_plates, source)
     elif row_plates:
         _refuse_weights("guide", guide._replace(with_rows=set()), row_plates, source)
+    if row_plates and not isinstance(svi.guide, AutoGuide):
+        local = {n for n, site in drawn.items() if row_plates & _frames(site).keys()}
+        if local:
+            _refuse_dependent_rows("guide", svi, source, guide, row_plates)
     _warn_of_points(seen.sites)
     _warn_of_start(svi, source, seen)
 
@@ -746,8 +778,7 @@ def _refuse_entries(
             is_param = site["type"] == "param"
             others = np.shape(again.get(name, site)["value"])
             moves = others != np.shape(site["value"])
-            taken = site.get("kwargs", {}).get("event_dim") is not None
-            taken = is_param and in_plate and taken and np.size(site["value"]) > 1
+            taken = is_param and in_plate and _is_taken(site, row_plates)
             if taken or (moves and (is_param or (name in local and not in_plate))):
                 who = "model" if fn is svi.model else "guide"
                 what = "parameter" if is_param else "unknown"
@@ -764,10 +795,25 @@ def _refuse_entries(
         )
 
 
+def _is_taken(site: dict, row_plates: set) -> bool:
+    """Return whether a plate over rows takes some entries of a parameter inside it."""
+    events = (site.get("kwargs") or {}).get("event_dim")
+    if events is None:
+        return False
+    shape = np.shape(site["value"])
+    shape = shape[: len(shape) - events]
+    return any(
+        len(shape) >= -frame.dim and shape[frame.dim] > 1
+        for frame in site["cond_indep_stack"]
+        if frame.name in row_plates
+    )
+
+
 def _warn_of_points(sites: dict) -> None:
     """Warn of weights without a prior, which stay points."""
-    if not unknowns(sites) and not any(
-        (site.get("infer") or {}).get("enumerate") for site in sites.values()
+    if not any(
+        not site["is_observed"] and not is_point(site)
+        for site in _samples(sites).values()
     ):
         warnings.warn(
             "model: expected an unknown (a sample site without obs), got none: "

@@ -1,8 +1,9 @@
 """Draws of a guide, and of the model given them, as `numpyro.infer.Predictive` does."""
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,10 @@ from numpyro.primitives import Messenger
 
 from fitting import arguments, checks
 
+ONE_RUN = (
+    "params: where these are the parameters of several runs, take one, "
+    "jax.tree.map(lambda v: v[0], params), or go through all by jax.vmap"
+)
 BYTES = 2**27  # of the draws that are computed in one call, by default
 
 
@@ -84,6 +89,20 @@ def refuse_missing(params: dict, sites: dict) -> None:
         )
 
 
+@contextlib.contextmanager
+def explained(model: Callable, params: dict, args: tuple, kwargs: dict) -> Iterator:
+    """Add to errors inside what may be their cause: a column, or several runs."""
+    try:
+        yield
+    except Exception as error:
+        if column := arguments.column_in(model, args, kwargs):
+            error.add_note(column)
+        firsts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+        if len(firsts) == 1 and firsts.pop() not in {(), (1,)}:
+            error.add_note(ONE_RUN)
+        raise
+
+
 class Keyed(Messenger):
     """Give each site its key: one of the batch of rows, or of the draw for all rows.
 
@@ -112,6 +131,11 @@ class Keyed(Messenger):
         self.count += 1
         key = self.rows_key if own else self.draw_key
         msg["kwargs"]["rng_key"] = jax.random.fold_in(key, self.count)
+
+
+def functions(drawn: dict) -> dict[str, Any]:
+    """Return the deterministic sites of a guide, which a model may have as unknowns."""
+    return {n: at["value"] for n, at in drawn.items() if at["type"] == "deterministic"}
 
 
 def _values(drawn: dict, sites: dict) -> dict[str, Any]:
@@ -145,7 +169,7 @@ def draw(
     drawing = seed(substitute(guide, data=params), keys[0])
     drawn = trace(drawing).get_trace(*args, **kwargs)
     latent = {n: at["value"] for n, at in drawn.items() if at["type"] == "sample"}
-    given = substitute(substitute(model, data=params), data=latent)
+    given = substitute(substitute(model, data=params), data=latent | functions(drawn))
     sites = trace(seed(given, keys[1])).get_trace(*args, **kwargs)
     refuse_missing(params, drawn | sites)
     return _values(drawn, sites), latent
@@ -168,7 +192,8 @@ def draw_rows(
     drawing = Keyed(fitted, draw_keys[0], rows_keys[0], with_rows)
     drawn = trace(drawing).get_trace(*args, **kwargs)
     latent = {name: at for name, at in drawn.items() if at["type"] == "sample"}
-    given = replay(substitute(model, data=params), latent)
+    given = substitute(model, data=params | functions(drawn))
+    given = replay(given, latent)
     sites = trace(Keyed(given, draw_keys[1], rows_keys[1], with_rows))
     sites = sites.get_trace(*args, **kwargs)
     refuse_missing(params, drawn | sites)
@@ -251,6 +276,11 @@ def at_once(draw_batch: int | None, values: dict, num_draws: int, what: str) -> 
 def chosen(sites: list[str] | None, found: list[str], which: str) -> list[str]:
     """Return the names of the sites to return."""
     chosen = found if sites is None else list(sites)
+    if not found and not sites:
+        raise ValueError(
+            f"model: expected observations or deterministic sites{which}, got none; "
+            "name unknowns of the guide: sites=[...]"
+        )
     if not chosen or not set(chosen) <= set(found):
         raise ValueError(f"sites: expected some of {found}{which}, got {chosen}")
     return chosen

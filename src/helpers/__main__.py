@@ -20,6 +20,7 @@ from pathlib import Path
 from helpers import environment
 
 PROJECT = "scaling-vi"
+MODULES = {"scikit-learn": "sklearn"}  # where the name to import is another
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -129,7 +130,7 @@ def _check_package(name: str, floor: str) -> bool:
     if _numbers(version) < _numbers(floor):
         return _report(False, f"{name} {version} is older than {floor}", mend)
     try:
-        importlib.import_module(name)
+        importlib.import_module(MODULES.get(name, name))
     except Exception as error:  # any error at all makes the package useless
         text = f"{name} {version} cannot be imported: {_reason(error)}"
         return _report(

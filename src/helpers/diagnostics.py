@@ -84,7 +84,8 @@ def log_weights(
 
     keys = jax.random.split(rng_key, num_draws)
     given = arguments.named_leaves(model, model_args, model_kwargs)
-    weights = np.asarray(arguments.hoisted(every, keys, given=given)(keys))
+    with draws.explained(model, params, model_args, model_kwargs):
+        weights = np.asarray(arguments.hoisted(every, keys, given=given)(keys))
     if np.isnan(weights).any():
         raise ValueError(
             f"params: {np.isnan(weights).sum()} of {num_draws} log weights are NaN; "

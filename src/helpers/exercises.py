@@ -61,7 +61,7 @@ def check(
         ]
         print(f"Not yet. {name}: expected {kinds[0]}, got {kinds[1]}.")
         return False
-    shown = np.array2string(given, precision=6)
+    shown = np.array2string(given, precision=6, threshold=20)
     right = np.isclose(given, wanted, rtol=rtol, atol=atol)
     if right.all():
         print(f"Right. {name}: {shown}")

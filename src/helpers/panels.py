@@ -110,6 +110,7 @@ def _named(what: str, values: Any) -> pd.Series:
     if np.ndim(values) != 1:
         raise ValueError(f"{what}: expected one dimension, got {np.ndim(values)}")
     names = pd.Series(values).astype(object).reset_index(drop=True)
+    names = names.where(names.notna(), None)  # pandas has several kinds of gaps
     kinds = sorted(set(map(_kind, names.dropna())))
     if len(kinds) > 1:
         raise TypeError(f"{what}: expected names of one kind, got {', '.join(kinds)}")

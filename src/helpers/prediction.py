@@ -73,7 +73,8 @@ def log_predictive_density(
             guide_key, model_key = jax.random.split(key)
             drawing = seed(substitute(guide, data=params), guide_key)
             drawn = trace(drawing).get_trace(*model_args, **model_kwargs)
-            scoring = seed(replay(substitute(model, data=params), drawn), model_key)
+            fitted = substitute(model, data=params | draws.functions(drawn))
+            scoring = seed(replay(fitted, drawn), model_key)
             scored = trace(scoring).get_trace(*model_args, **model_kwargs)
             return draws.pointwise(drawn, scored, params, site)
 
@@ -96,7 +97,13 @@ def _checked(
         raise TypeError(f"params: expected a dictionary, got {type(params).__name__}")
     num_draws = arguments.positive_int("num_draws", num_draws)
     if not (sites is None or isinstance(sites, list | tuple)):
-        raise TypeError(f"sites: expected a list of names, got {sites!r}")
+        own = "sites" in arguments.parameters_of(model)
+        cure = (
+            "; bind the model's own: functools.partial(model, sites=...)" if own else ""
+        )
+        raise TypeError(
+            f"sites: expected a list of names, got {arguments.shown(sites)}{cure}"
+        )
     draws.refuse_new(guide, params)
     model_key, guide_key = jax.random.split(rng_key)  # as Predictive does
     if num_draws == 1:
@@ -145,7 +152,8 @@ def predict(
     model, guide : callable
         NumPyro model and guide; an autoguide must have been used in a fit.
     params : dict
-        Variational parameters, as `fit` returns them; of models with mutable state
+        Variational parameters, as `fit` returns them (of several runs, those of one:
+        ``jax.tree.map(lambda v: v[0], result.params)``); of models with mutable state
         ``result.params | result.state.mutable_state``.
     num_draws : int
         Number of draws.
@@ -153,7 +161,7 @@ def predict(
         What model and guide are called with, without the data to predict.
     sites : list of str, optional
         Sites to return; by default what the guide does not draw, and deterministic
-        sites. Unknowns that the guide draws can be named, too.
+        sites. Unknowns that the guide draws can be named, too (without `row_batch`).
     draw_batch : int, optional
         Draws to compute in one call. By default their values have at most 128 MiB.
     row_batch : int, optional
@@ -191,10 +199,11 @@ def predict(
             model, guide, params, pair, (model_args, model_kwargs)
         )
         names = found if sites is None else sites
-        draws.chosen(list(names), [*found, *latent], "")
+        draws.chosen(sites, [*found, *latent] if sites else list(found), "")
         return {name: (found | latent)[name] for name in names}
 
-    values = jax.eval_shape(one, (keys[0][0], keys[1][0]))
+    with draws.explained(model, params, model_args, model_kwargs):
+        values = jax.eval_shape(one, (keys[0][0], keys[1][0]))
     draw_batch = draws.at_once(draw_batch, values, len(keys[0]), "the predictions")
     given = arguments.named_leaves(model, model_args, model_kwargs)
     some = [each[:draw_batch] for each in keys]
@@ -274,16 +283,17 @@ def predictions(
             lambda pair, moving: one(pair, 0, moving, set()), pair, some
         )
 
-    try:
-        few, other = shapes(row_batch), shapes(row_batch - 1 or 2)
-    except (TypeError, ValueError) as error:
-        if "ncompatible shapes" not in str(error):
-            raise
-        raise ValueError(
-            "model: expected plates, and parameters of the guide, that take their size "
-            f"from the arrays, got some of a fixed size ({error}). Predict all rows at "
-            "once, without row_batch"
-        ) from error
+    with draws.explained(model, params, model_args, model_kwargs):
+        try:
+            few, other = shapes(row_batch), shapes(row_batch - 1 or 2)
+        except (TypeError, ValueError) as error:
+            if "ncompatible shapes" not in str(error):
+                raise
+            raise ValueError(
+                "model: expected plates, and parameters of the guide, that take their "
+                f"size from the arrays, got some of a fixed size ({error}). Predict "
+                "all rows at once, without row_batch"
+            ) from error
     with_rows = {name for name in few if few[name].shape != other[name].shape}
     chosen = draws.chosen(sites, sorted(with_rows), ", which have a value for each row")
     moved = [name for name in chosen if few[name].shape[:1] != (row_batch,)]

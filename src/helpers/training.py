@@ -187,12 +187,15 @@ def fit(
     num_steps : int
         Number of updates, at least 1.
     *model_args, **model_kwargs
-        What model and guide are called with.
+        What model and guide are called with; of a data frame, its columns as arrays
+        (``frame["x"].to_numpy()``).
     batch_size : int, optional
         Rows in a step. All arrays among the arguments are then tables with the same
         rows, and model and guide get the same rows of each; rows must not depend on
-        each other (standardize columns before). Each epoch has a new order of rows. A
-        batch may reach into the next epoch: no row is left out, no batch is short.
+        each other (standardize columns before). This is checked on the first rows and
+        on those with the largest and smallest values, and not checked where a network
+        keeps averages of batches. Each epoch has a new order of rows. A batch may reach
+        into the next epoch: no row is left out, no batch is short.
     batches : iterable or callable, optional
         Batches for model and guide instead of `model_args`: each a tuple of positional
         arguments or a dictionary of keyword arguments, all of the same shapes; model
@@ -214,7 +217,8 @@ def fit(
     checkpoint : str or pathlib.Path, optional
         File (NumPy's npz format) to keep the run in. If it is there, the run goes on
         from it as without a break, given the same arguments (`num_steps` and `patience`
-        may differ). Edited code gives a warning.
+        may differ; an evaluation after an earlier last step stays one of the run).
+        Edited code gives a warning.
     checkpoint_every : int, optional
         Steps between two checkpoints; a twentieth of the run by default. The last
         state is stored too.
@@ -294,7 +298,8 @@ def fit(
 
     quiet = {} if progress_bar else {"disable": True}  # else TQDM_DISABLE decides
     bar = tqdm(total=num_steps, initial=start, unit="step", smoothing=0, **quiet)
-    with endings.Interrupts() as presses, bar:
+    # Losses of steps to come are NaN: under jax_debug_nans, `fit` itself says what is.
+    with endings.Interrupts() as presses, bar, jax.debug_nans(False):
         try:
             while steps and options.going(run).any() and not presses.count:
                 clock, before, used = time.perf_counter(), done, data

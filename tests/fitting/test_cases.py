@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+import pandas as pd
 import pytest
 from flax import nnx
 from numpyro.contrib.control_flow import scan
@@ -887,3 +888,222 @@ def test_names_as_arguments(tmp_path):
             fit(KEY, make_svi(by_name), 4, names[::-1], Y, checkpoint=path)
         with pytest.raises(TypeError, match="names: expected numbers"):
             fit(KEY, make_svi(by_name), 4, names, Y, batch_size=6)
+
+
+def of_table(compute, with_local=False):
+    """A model of a table, whose mean `compute` makes of rows; perhaps with locals."""
+
+    def model(x, y=None):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        with numpyro.plate("rows", 24, subsample_size=len(x)):
+            mean = a * compute(x)
+            if with_local:
+                mean = numpyro.sample("z", dist.Normal(mean, 1))
+            numpyro.sample("y", dist.Normal(mean, 1), obs=y)
+
+    return model
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: jnp.clip(x, -3, 1.5 * jnp.abs(x).mean()),
+        lambda x: x / x.max(),
+        lambda x: jnp.where((x > 20).any(), x, 1.0),
+    ],
+    ids=["outliers", "largest", "flag"],
+)
+def test_rows_that_depend_on_a_rare_row_are_refused(compute):
+    x = X.copy()
+    x[-1] = 30  # in none of the first batches, perhaps
+    for size in (4, 6):
+        with pytest.raises(ValueError, match="do not depend on each other"):
+            fit(KEY, make_svi(of_table(compute)), 4, x, Y, batch_size=size)
+    for table in (x, jnp.asarray(x)):
+        fit(KEY, make_svi(of_table(jnp.tanh)), 4, table, Y, batch_size=4)
+
+
+@pytest.mark.parametrize("size", [5, 6])
+def test_local_unknowns_of_a_guide_that_depend_on_other_rows_are_refused(size):
+    def guide_of(center):
+        def guide(x, y=None):
+            numpyro.sample("a", dist.Normal(numpyro.param("loc", 0.5), 0.1))
+            slope = numpyro.param("slope", 0.5)
+            with numpyro.plate("rows", 24, subsample_size=len(x)):
+                numpyro.sample("z", dist.Normal(slope * (x - center(x)), 1))
+
+        return guide
+
+    model = of_table(lambda x: x, with_local=True)
+    with pytest.raises(ValueError, match="guide: expected rows that do not depend"):
+        fit(KEY, make_svi(model, guide_of(jnp.mean)), 4, X, Y, batch_size=size)
+    fit(KEY, make_svi(model, guide_of(lambda x: 5.0)), 4, X, Y, batch_size=size)
+
+
+def test_global_weights_inside_the_plate_of_a_guide_pass():
+    def guide_of(events):
+        def guide(x, y=None):
+            numpyro.sample("a", dist.Normal(numpyro.param("loc", 0.5), 0.1))
+            with numpyro.plate("rows", 24, subsample_size=len(x)):
+                weights = numpyro.param("w", jnp.ones(24), event_dim=events)
+                mean = weights.sum() * x if events else weights * x
+                numpyro.sample("z", dist.Normal(mean, 1))
+
+        return guide
+
+    model = of_table(lambda x: x, with_local=True)
+    fit(KEY, make_svi(model, guide_of(1)), 4, X, Y, batch_size=6)
+    with pytest.raises(ValueError, match="an entry for each row"):
+        fit(KEY, make_svi(model, guide_of(0)), 4, X, Y, batch_size=6)
+
+
+def test_masked_arrays_of_numpy_are_refused():
+    hidden = np.ma.masked_array(Y, mask=Y > 1)
+    model = of_table(lambda x: x)
+    some = [{"x": X[i : i + 6], "y": hidden[i : i + 6]} for i in (0, 6)]
+    for data, options in (
+        ((X, hidden), {"batch_size": 6}),
+        ((), {"batches": some, "num_rows": 24}),
+    ):
+        with pytest.raises((TypeError, ValueError), match="masked array of NumPy"):
+            fit(KEY, make_svi(model), 2, *data, **options)
+    svi = make_svi(model)
+    params = fit(KEY, svi, 2, X, Y).params
+    masked = np.ma.masked_array(X, mask=X > 5)
+    with pytest.raises(TypeError, match="x: expected an array without a mask"):
+        predict(KEY, model, svi.guide, params, 3, masked, row_batch=7)
+
+
+def test_several_runs_start_as_a_class_of_ones_own_starts_them():  # of SVI
+    class Shifted(SVI):
+        def init(self, *args, **kwargs):
+            state = super().init(*args, **kwargs)
+            start = self.optim.get_params(state.optim_state)
+            moved = jax.tree.map(lambda value: value + 1.0, start)
+            return state._replace(optim_state=self.optim.init(moved))
+
+    def svi():
+        model = of_table(lambda x: x)
+        return Shifted(model, AutoNormal(model), optax.adam(0.1), Trace_ELBO())
+
+    keys = jax.random.split(KEY, 2)
+    both = fit(keys, svi(), 3, X, Y).losses
+    for key, losses in zip(keys, both, strict=True):
+        alone = svi().run(key, 3, X, Y, progress_bar=False).losses
+        np.testing.assert_allclose(losses, alone, rtol=1e-5)
+
+
+def test_several_keys_of_another_generator_give_a_warning():
+    keys = jax.random.split(jax.random.key(1, impl="rbg"), 2)
+    with pytest.warns(UserWarning, match="rng_key: several runs by keys of rbg"):
+        fit(keys, make_svi(of_table(lambda x: x)), 2, X, Y)
+
+
+def test_an_unknown_that_a_guide_computes_is_given_to_the_model():
+    def model(x):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(mu + 0 * x, 0.01))
+
+    def guide(x):
+        numpyro.sample("u", dist.Normal(0, 1))
+        numpyro.deterministic("mu", numpyro.param("loc", 5.0))
+
+    params = {"loc": jnp.array(5.0)}
+    for options in ({}, {"row_batch": 7}):
+        found = predict(KEY, model, guide, params, 4, X, **options)["y"]
+        assert np.abs(found - 5).max() < 0.1
+
+
+def test_values_outside_of_a_support_pass_where_a_model_says_so():
+    labels = RNG.uniform(size=24).astype("float32")
+
+    def model_of(distribution, events=0, **options):
+        def model(y):
+            a = numpyro.sample("a", dist.Normal(0, 1))
+            with numpyro.plate("rows", 24 if not events else 1):
+                fn = distribution(a, **options)
+                fn = fn.expand([24]).to_event(1) if events else fn
+                numpyro.sample("y", fn, obs=y if not events else y[None])
+
+        return model
+
+    for events in (0, 1):
+        soft = model_of(dist.BernoulliLogits, events, validate_args=False)
+        run = make_svi(soft).run(KEY, 3, labels, progress_bar=False)
+        found = fit(KEY, make_svi(soft), 3, labels)
+        np.testing.assert_allclose(found.losses, run.losses, rtol=1e-5)
+        with pytest.raises(ValueError, match=r"BernoulliLogits cannot give.*Classes"):
+            fit(KEY, make_svi(model_of(dist.BernoulliLogits, events)), 3, labels)
+    waits = labels.copy()
+    waits[3] = -1
+    wrong = model_of(lambda a: dist.Exponential(jnp.exp(a)))
+    with pytest.raises(ValueError, match=r"support .*\)\. Where they are meant"):
+        fit(KEY, make_svi(wrong), 3, waits)
+
+
+def test_fit_runs_where_jax_looks_for_nan():
+    svi = make_svi(of_table(lambda x: x))
+    keys = jax.random.split(KEY, 2)
+    with jax.debug_nans(True):
+        found = fit(KEY, svi, 3, X, Y)
+        both = fit(keys, svi, 3, X, Y)
+    assert np.isfinite(found.losses).all()
+    assert np.isfinite(both.losses).all()
+
+
+def test_a_model_keyword_named_sites_is_named():
+    def model(sites):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(a, 1).expand([len(sites)]))
+
+    guide = AutoNormal(model)
+    params = fit(KEY, make_svi(model, guide), 2, X).params
+    with pytest.raises(TypeError, match=r"bind.*functools.partial\(model, sites="):
+        predict(KEY, model, guide, params, 3, sites=X)
+
+
+def test_a_model_that_gives_nothing_to_predict_is_named():
+    def model():
+        numpyro.factor("f", -(numpyro.sample("a", dist.Normal(0, 1)) ** 2))
+
+    guide = AutoNormal(model)
+    params = fit(KEY, make_svi(model, guide), 2).params
+    with pytest.raises(ValueError, match="name unknowns of the guide"):
+        predict(KEY, model, guide, params, 3)
+    assert predict(KEY, model, guide, params, 3, sites=["a"])["a"].shape == (3,)
+
+
+def test_numbers_of_more_than_64_bits_are_named():
+    wide = Y.astype(np.longdouble)
+    with pytest.raises(TypeError, match="y: expected numbers of at most 64 bits"):
+        fit(KEY, make_svi(of_table(lambda x: x)), 2, X, wide, batch_size=6)
+
+
+def test_columns_of_a_data_frame_are_named():
+    frame = pd.DataFrame({"x": X, "y": Y})
+    model = of_table(lambda x: x)
+    with pytest.raises(
+        TypeError, match=r"x: expected an array, got Series; \.to_numpy"
+    ):
+        fit(KEY, make_svi(model), 2, frame["x"], frame["y"])
+    svi = make_svi(model)
+    params = fit(KEY, svi, 2, X, Y).params
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        predict(KEY, model, svi.guide, params, 3, frame["x"])
+    assert "x: expected an array, got Series" in "".join(caught.value.__notes__)
+
+
+def test_parameters_of_several_runs_are_named_where_shapes_do_not_fit():
+    model = of_table(lambda x: x)
+    svi = make_svi(model)
+    params = fit(jax.random.split(KEY, 3), svi, 2, X, Y).params
+    for call in (
+        lambda: predict(KEY, model, svi.guide, params, 3, X),
+        lambda: predict(KEY, model, svi.guide, params, 3, X, row_batch=7),
+        lambda: log_weights(KEY, model, svi.guide, params, X, Y, num_draws=100),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        shown = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+        assert "jax.tree.map(lambda v: v[0], params)" in shown

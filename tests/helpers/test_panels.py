@@ -125,3 +125,13 @@ def test_the_order_of_rows_does_not_matter():
 def test_bad_frames(frame, error, message):
     with pytest.raises(error, match=message):
         to_panel(frame, "shop", "week", ["sales"])
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([1, None], "Int64"), (["a", None], "string")]
+)
+def test_gaps_of_every_kind_get_number_0(values, dtype):
+    column = pd.Series(values, dtype=dtype)
+    codes, levels = number_groups(column)
+    assert codes.tolist() == [1, 0]
+    assert number_groups(column, levels)[0].tolist() == [1, 0]

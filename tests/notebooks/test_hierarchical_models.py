@@ -62,13 +62,37 @@ def test_the_script_serves_other_data(taught, tmp_path):
     scale = np.exp(saved["scale_auto_loc"])[saved["group"]]
     effect = scale ** (1 - share) * raw
     assert np.corrcoef(effect[1:13], of_clinic)[0, 1] > 0.97
+    chance = taught["predict_groups"](KEY, frame[groups], path)
+    by_clinic = pd.Series(chance).groupby(frame["clinic"]).mean()
+    assert np.corrcoef(by_clinic, of_clinic)[0, 1] > 0.97
+    missed = frame["missed"].to_numpy()
+    assert np.abs(pd.Series(missed - chance).groupby(missed == 2).mean()).max() < 0.02
+    new = frame[groups].head(3).assign(clinic=99, doctor="Dr. New")
+    [first, *others] = taught["predict_groups"](KEY, new, path)
+    assert 0.25 < first < 0.5
+    assert len(others) == 2
+
+
+def test_the_script_saves_no_fit_whose_keys_differ(taught, tmp_path):
+    frame, _ = visits()
+    path, groups = tmp_path / "early.npz", ["clinic", "doctor", "day"]
+    with pytest.raises(RuntimeError, match="not saved: keys differ; take more steps"):
+        taught["fit_groups"](KEY, frame, "missed", groups, path, steps=300)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("outcome", [["yes", "no"], [1, 2], [1, None]])
+def test_the_script_wants_zeros_and_ones(taught, tmp_path, outcome):
+    frame = pd.DataFrame({"missed": outcome, "doctor": ["a", "b"]})
+    with pytest.raises(ValueError, match="outcome: expected 0 and 1 without gaps"):
+        taught["fit_groups"](KEY, frame, "missed", ["doctor"], tmp_path / "x.npz")
 
 
 def test_the_script_saves_no_fit_that_predicts_nothing(taught, tmp_path):
     frame, _ = visits(600)
     frame["missed"] = np.random.default_rng(1).random(len(frame)) < 0.3
     path = tmp_path / "nothing.npz"
-    with pytest.raises(RuntimeError, match="not saved"):
+    with pytest.raises(RuntimeError, match="not saved: no better"):
         taught["fit_groups"](KEY, frame, "missed", ["doctor"], path, steps=30)
     assert not path.exists()
 
