@@ -66,12 +66,18 @@ def _dependent(jaxpr: Any, inputs: list) -> list[bool]:
     return [not hasattr(v, "val") and v in reached for v in jaxpr.outvars]
 
 
+def layers(fn: Any) -> list:
+    """Return a distribution and those inside it, the innermost last."""
+    found = [fn]
+    while hasattr(found[-1], "base_dist"):
+        found.append(found[-1].base_dist)
+    return found
+
+
 def _feasible(site: dict) -> Any:
     """Return a value for an unknown of an improper prior, which cannot be drawn."""
-    fn = site.get("fn")
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    if site["value"] is None and isinstance(fn, dist.ImproperUniform):
+    innermost = layers(site.get("fn"))[-1]
+    if site["value"] is None and isinstance(innermost, dist.ImproperUniform):
         return site["fn"].support.feasible_like(jnp.zeros(site["fn"].shape()))
 
 
@@ -145,12 +151,8 @@ def _samples(sites: dict) -> dict[str, dict]:
 
 def masks_of(fn: Any) -> list:
     """Return the masks of a distribution, often none."""
-    found = []
-    while hasattr(fn, "base_dist"):
-        if getattr(fn, "_mask", None) is not None:
-            found.append(fn._mask)
-        fn = fn.base_dist
-    return found
+    masks = [getattr(layer, "_mask", None) for layer in layers(fn)[:-1]]
+    return [mask for mask in masks if mask is not None]
 
 
 def is_traced(*values: Any) -> bool:
@@ -160,10 +162,7 @@ def is_traced(*values: Any) -> bool:
 
 def is_point(site: dict) -> bool:
     """Return whether a site puts all probability on a point."""
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
+    return isinstance(layers(site["fn"])[-1], dist.Delta)
 
 
 def unknowns(sites: dict) -> dict[str, dict]:
@@ -244,11 +243,8 @@ def refuse_values(sites: dict) -> None:
                     "mask them (numpyro.handlers.mask(mask=seen) with "
                     "obs=np.where(seen, y, 0)), or make them unknowns (imputation)"
                 )
-        fn, wanted = site["fn"], True
-        while hasattr(fn, "base_dist"):
-            wanted &= vars(fn).get("_validate_args") is not False
-            fn = fn.base_dist
-        if not wanted or vars(fn).get("_validate_args") is False:
+        inside = layers(site["fn"])
+        if any(vars(layer).get("_validate_args") is False for layer in inside):
             continue  # NumPyro's own way to say that values may lie outside
         try:
             fits = np.asarray(site["fn"].support(value))
@@ -256,6 +252,7 @@ def refuse_values(sites: dict) -> None:
             continue
         wrong = ~fits & mask if np.shape(fits) == np.shape(fits & mask) else ~fits
         if wrong.any():
+            fn = inside[-1]
             classes = " Classes start at 0." if fn.support.is_discrete else ""
             raise ValueError(
                 f"model: site {name!r} observes values that {type(fn).__name__}"
@@ -398,17 +395,19 @@ def _refuse_dependent_rows(
     normalization, which keeps averages in mutable state, is meant to depend on the
     batch.
     """
-    tried, size = [source.moving], source.batch_rows
-    if hasattr(source, "rows_at"):
-        if size == 1:
-            size = min(2, source.num_rows)
-            tried = [source.rows_at(np.arange(size))]
-        tried.append(source.extremes(size))
+    tables, size = hasattr(source, "rows_at"), source.batch_rows
+    if tables and size == 1:
+        size = min(2, source.num_rows)
     mutable = [s["value"] for s in seen.sites.values() if s["type"] == "mutable"]
     leaves = [leaf for leaf in jax.tree.leaves(mutable) if hasattr(leaf, "dtype")]
     averages = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if size < 2 or averages:
         return
+    tried = [source.moving]
+    if tables and size != source.batch_rows:
+        tried = [source.rows_at(np.arange(size))]
+    if tables:
+        tried.append(source.extremes(size))
     fn = svi.model if who == "model" else svi.guide
     compute = _densities(fn, svi, source, seen, row_plates)
     noisy = seen.noisy or bool(leaves)

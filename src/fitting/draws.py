@@ -15,10 +15,7 @@ from numpyro.primitives import Messenger
 
 from fitting import arguments, checks
 
-ONE_RUN = (
-    "params: where these are the parameters of several runs, take one, "
-    "jax.tree.map(lambda v: v[0], params), or go through all by jax.vmap"
-)
+ONE_RUN = "jax.tree.map(lambda v: v[0], params), or go through all by jax.vmap"
 BYTES = 2**27  # of the draws that are computed in one call, by default
 
 
@@ -78,7 +75,7 @@ def refuse_missing(params: dict, sites: dict) -> None:
     if len(runs) == 1 and 0 not in runs:
         raise ValueError(
             f"params: expected those of one run, got those of {runs.pop()} runs. Take "
-            "one, jax.tree.map(lambda v: v[0], params), or go through all by jax.vmap"
+            f"one, {ONE_RUN}"
         )
     lost = [n for n, at in sites.items() if at["type"] == "mutable" and n not in params]
     if lost:
@@ -99,7 +96,7 @@ def explained(model: Callable, params: dict, args: tuple, kwargs: dict) -> Itera
             error.add_note(column)
         firsts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
         if len(firsts) == 1 and firsts.pop() not in {(), (1,)}:
-            error.add_note(ONE_RUN)
+            error.add_note(f"params: of several runs, take those of one: {ONE_RUN}")
         raise
 
 
