@@ -22,6 +22,8 @@ CONTENTS = {
             "log_weights",
             "importance_summary",
             "ImportanceSummary",
+            "report",
+            "Report",
         ],
     },
     "helpers.panels": {

@@ -74,7 +74,7 @@ def layers(fn: Any) -> list:
     return found
 
 
-def _feasible(site: dict) -> Any:
+def feasible(site: dict) -> Any:
     """Return a value for an unknown of an improper prior, which cannot be drawn."""
     innermost = layers(site.get("fn"))[-1]
     if site["value"] is None and isinstance(innermost, dist.ImproperUniform):
@@ -84,7 +84,7 @@ def _feasible(site: dict) -> Any:
 def _drawing(fn: Callable) -> Callable:
     """Return a model or guide that draws all it can, for its trace."""
     seeded = seed(fn, jax.random.key(0))
-    return trace(substitute(seeded, substitute_fn=_feasible))
+    return trace(substitute(seeded, substitute_fn=feasible))
 
 
 def look(fn: Callable, put: Callable, moving: dict, static: dict) -> Seen:
@@ -578,9 +578,9 @@ def before(svi: SVI, source: Any, unchecked: bool) -> tuple[Seen, set[str]]:
             raise ValueError(
                 f"model: plate {plate!r} says that {some} of {whole} rows are here, "
                 f"and every step gets the same ones: each would count "
-                f"{whole / some:g} times. Write numpyro.plate({plate!r}, {some}), give "
-                f"all {whole} rows, or pick rows in the model by the numbers of the "
-                f"plate.{KNOW_BETTER}"
+                f"{whole / some:g} times. Give all {whole} rows and batch_size={some} "
+                f"(or batches=...), write numpyro.plate({plate!r}, {some}), or pick "
+                f"rows in the model by the numbers of the plate.{KNOW_BETTER}"
             )
     if source.batch_rows is not None:
         _refuse_dependent_rows("model", svi, source, seen, row_plates)

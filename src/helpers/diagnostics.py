@@ -1,19 +1,27 @@
-"""How far is a fit from the truth: importance weights, ELBO, exact grids, distances."""
+"""How far is a fit from the truth: importance weights, short chains, a report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 from arviz_stats.base import array_stats
+from matplotlib.axes import Axes
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import log_density
-from scipy.integrate import cumulative_trapezoid, trapezoid
 from scipy.special import logsumexp
 
-from fitting import arguments, checks, draws
+from fitting import arguments, chains, checks, draws
+from helpers import figures, tables
+
+#: A fit is good if its means are off by at most `SHIFT` sds of the posterior, its sds
+#: are between `NARROW` and `WIDE` of the posterior's, and chains from the prior end
+#: less than `FAR` sds from it.
+SHIFT, NARROW, WIDE, FAR = 0.4, 0.72, 1.28, 4.0
+#: Share of the variance that is between chains where they hardly moved.
+STUCK = 0.5
 
 
 def log_weights(
@@ -57,34 +65,27 @@ def log_weights(
         For a key, count, parameters or data of the wrong kind, a guide without weights,
         or if a weight is NaN.
     """
-    arguments.key("rng_key", rng_key)
     num_draws = arguments.positive_int("num_draws", num_draws)
     batch_size = arguments.positive_int("batch_size", batch_size)
-    if not isinstance(params, dict):
-        raise TypeError(f"params: expected a dict, got {type(params).__name__}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not arguments.is_key(leaf):  # of dropout, among mutable state
-            arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
-    draws.refuse_new(guide, params)
-    fitted_guide = substitute(guide, data=params)
-    fitted_model = substitute(model, data=params)
-    _refuse_no_density(fitted_model, fitted_guide, model_args, model_kwargs)
+    args, kwargs = model_args, model_kwargs
+    fitted = _fitted(rng_key, model, guide, params, args, kwargs)
+    if fitted.no_weights:
+        raise ValueError(fitted.no_weights)
 
     def one(key: jax.Array) -> jax.Array:
         guide_key, model_key = jax.random.split(key)
-        drawn = seed(fitted_guide, guide_key)
-        log_q, guide_trace = log_density(drawn, model_args, model_kwargs, {})
-        scored = seed(replay(fitted_model, guide_trace), model_key)
-        log_p, model_trace = log_density(scored, model_args, model_kwargs, {})
-        draws.refuse_missing(params, guide_trace | model_trace)
+        drawn = seed(fitted.guide, guide_key)
+        log_q, guide_trace = log_density(drawn, args, kwargs, {})
+        scored = seed(replay(fitted.model, guide_trace), model_key)
+        log_p, _ = log_density(scored, args, kwargs, {})
         return log_p - log_q
 
     def every(keys: jax.Array) -> jax.Array:
         return jax.lax.map(one, keys, batch_size=min(batch_size, num_draws))
 
     keys = jax.random.split(rng_key, num_draws)
-    given = arguments.named_leaves(model, model_args, model_kwargs)
-    with draws.explained(model, params, model_args, model_kwargs):
+    given = arguments.named_leaves(model, args, kwargs)
+    with draws.explained(model, params, args, kwargs):
         weights = np.asarray(arguments.hoisted(every, keys, given=given)(keys))
     if np.isnan(weights).any():
         raise ValueError(
@@ -94,15 +95,66 @@ def log_weights(
     return weights
 
 
-def _refuse_no_density(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict
-) -> None:
-    """Refuse what has no importance weights: points, and unknowns that nobody draws."""
+def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
+    """Return whether a model makes noise with the keys in its state (dropout)."""
+
+    def other(leaf: Any) -> Any:
+        if not arguments.is_key(leaf):
+            return leaf
+        data = jax.random.key_data(leaf) + 1
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    sites = trace(seed(model, 0)).get_trace(*args, **kwargs)
+    values = {name: at["value"] for name, at in checks.unknowns(sites).items()}
+    states = {n: at["value"] for n, at in sites.items() if at["type"] == "mutable"}
+    if not any(map(arguments.is_key, jax.tree.leaves(states))):
+        return False
+    values |= jax.tree.map(other, states)
+    first, second = (
+        log_density(seed(substitute(model, data=data), 0), args, kwargs, {})[0]
+        for data in (values, values | states)
+    )
+    return bool(first != second)
+
+
+class _Fitted(NamedTuple):
+    """A model and a guide with their parameters, and what cannot be said of them.
+
+    `no_weights` says why there are no importance weights: of points, and where nobody
+    draws an unknown. `no_chains` says why a sampler cannot move the unknowns.
+    """
+
+    model: Callable
+    guide: Callable
+    no_weights: str = ""
+    no_chains: str = ""
+
+
+def _fitted(
+    rng_key: jax.Array,
+    model: Callable,
+    guide: Callable,
+    params: dict[str, Any],
+    args: tuple,
+    kwargs: dict,
+) -> _Fitted:
+    """Check a fit, and put parameters and all rows into model and guide."""
+    arguments.key("rng_key", rng_key)
+    if not isinstance(params, dict):
+        raise TypeError(f"params: expected a dict, got {type(params).__name__}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not arguments.is_key(leaf):  # of dropout, among mutable state
+            arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+    draws.refuse_new(guide, params)
+    model, guide = (
+        chains.WholePlates(substitute(fn, data=params)) for fn in (model, guide)
+    )
     source = arguments.AllRows(args, kwargs)
     seen = checks.look(model, source.put, {}, {})
     drawn = checks.look(guide, source.put, {}, {})
     if seen.error is not None or drawn.error is not None:
-        return  # it will be raised again where it belongs
+        return _Fitted(model, guide)  # it will be raised again where it belongs
+    draws.refuse_missing(params, drawn.sites | seen.sites)
     checks.refuse_values(seen.sites)
     # A guide may draw one unknown for all others, which then stand as points.
     first, second = (
@@ -116,13 +168,6 @@ def _refuse_no_density(
         and checks.is_point(drawn.sites[name])
         and np.array_equal(first[name]["value"], second[name]["value"])
     ]
-    if points:
-        raise ValueError(
-            f"guide: expected a distribution, got points at {points}: a guide such as "
-            "AutoDelta or AutoLaplaceApproximation has no density during the fit, so "
-            "that k-hat and evidence would mean nothing. Of a Laplace approximation, "
-            "draw with guide.sample_posterior"
-        )
     missing = [
         name
         for name, site in seen.sites.items()
@@ -131,13 +176,27 @@ def _refuse_no_density(
         and name not in drawn.sites
         and not checks.is_point(site)
     ]
-    if missing:
-        raise ValueError(
+    no_weights = no_chains = ""
+    if points:
+        no_weights = (
+            f"guide: expected a distribution, got points at {points}: a guide such as "
+            "AutoDelta or AutoLaplaceApproximation has no density during the fit, so "
+            "that k-hat and evidence would mean nothing. Of a Laplace approximation, "
+            "draw with guide.sample_posterior"
+        )
+    elif missing:
+        no_weights = (
             f"guide: expected a site for each unknown of the model, got none for "
             f"{missing}. Unknowns that a loss sums out (enumeration) must be summed "
             "out in the model for this, as dist.MixtureSameFamily does; "
             "TraceEnum_ELBO(num_particles=1000).loss estimates the ELBO as it is"
         )
+    whole = [n for n, at in checks.unknowns(seen.sites).items() if at["fn"].is_discrete]
+    if whole:
+        no_chains = f"model: {whole} are whole numbers, which gradients do not move"
+    elif seen.noisy or _is_noisy(model, args, kwargs):
+        no_chains = "model: it draws noise of its own, such as dropout, at each call"
+    return _Fitted(model, guide, no_weights, no_chains)
 
 
 @dataclass(frozen=True)
@@ -215,185 +274,194 @@ def importance_summary(log_weights: np.ndarray) -> ImportanceSummary:
 
 
 @dataclass(frozen=True)
-class GridPosterior:
-    """A one-parameter posterior, exact up to the grid.
+class Report:
+    """What short chains and importance weights say about a fit; a table in a notebook.
 
     Attributes
     ----------
-    grid : numpy.ndarray, shape (n,)
-        Parameter values, increasing.
-    log_density : numpy.ndarray, shape (n,)
-        Normalized log density at each of them.
-    log_evidence : float
-        Log of the integral of the joint density, in nats.
+    verdict : str
+        ``"good"``, ``"off"`` or ``"cannot tell"``.
+    reasons : list of str
+        Why, unless it is good.
+    sites : list of dict
+        A row for each unknown and each deterministic site: how many numbers were
+        judged; the largest shift of a mean, in sds of the posterior; the smallest and
+        the largest ratio of an sd to that of the posterior; the verdict.
+    shifts, ratios : dict of numpy.ndarray
+        Shift and ratio of each number that was judged, by site.
+    importance : ImportanceSummary or None
+        ELBO and k-hat; None where the guide has no weights.
+    notes : list of str
+        How much the chains could see.
     """
 
-    grid: np.ndarray
-    log_density: np.ndarray
-    log_evidence: float
+    verdict: str
+    reasons: list[str]
+    sites: list[dict[str, Any]] = field(default_factory=list)
+    shifts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    ratios: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    importance: ImportanceSummary | None = None
+    notes: list[str] = field(default_factory=list)
 
-    @property
-    def density(self) -> np.ndarray:
-        """Normalized density on the grid."""
-        return np.exp(self.log_density)
+    def _repr_markdown_(self) -> str:
+        lines = [f"**Verdict: {self.verdict}.**"]
+        lines += ["", *(f"- {reason}" for reason in self.reasons)]
+        found = self.importance
+        if found is not None:
+            facts = f"ELBO {found.elbo:,.2f} ± {found.elbo_se:.2f} nats, "
+            facts += f"k-hat {found.khat:.2f} from {found.num_draws:,} draws. "
+            lines += ["", facts + " ".join(self.notes)]
+        if self.sites:
+            lines += ["", tables.table(self.sites, digits=2).data]
+        return "\n".join(lines)
 
-    @property
-    def mean(self) -> float:
-        """Posterior mean."""
-        return float(trapezoid(self.grid * self.density, self.grid))
+    def plot(self, ax: Axes) -> None:
+        """Draw the shift and the ratio of each number that was judged, with bounds.
 
-    @property
-    def sd(self) -> float:
-        """Posterior standard deviation."""
-        spread = (self.grid - self.mean) ** 2
-        return float(np.sqrt(trapezoid(spread * self.density, self.grid)))
-
-    @cached_property
-    def _cdf(self) -> np.ndarray:
-        return cumulative_trapezoid(self.density, self.grid, initial=0.0)
-
-    def cdf(self, value: float | np.ndarray) -> float | np.ndarray:
-        """Posterior probability of the parameter being below `value`."""
-        return np.interp(value, self.grid, self._cdf)
-
-    def quantile(self, probability: float | np.ndarray) -> float | np.ndarray:
-        """Value below which the parameter lies with the given probability."""
-        p = np.asarray(probability, dtype=float)
-        if not ((p > 0) & (p < 1)).all():
-            raise ValueError(f"probability: expected between 0 and 1, got {p}")
-        return np.interp(p, self._cdf, self.grid)
-
-
-def _increasing(grid: np.ndarray) -> None:
-    if not (np.diff(grid) > 0).all():
-        at = int(np.argmax(np.diff(grid) <= 0))
-        raise ValueError(
-            f"grid: expected increasing values, got {grid[at]} before {grid[at + 1]}"
-        )
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes
+            Where to draw.
+        """
+        box = plt.Rectangle((-SHIFT, NARROW), 2 * SHIFT, WIDE - NARROW)
+        box.set(facecolor="none", edgecolor=figures.COLORS["faint"], linestyle="--")
+        ax.add_patch(box)
+        for name in self.shifts:
+            ax.scatter(self.shifts[name], self.ratios[name], s=14, label=name)
+        ax.set(xlabel="shift of the mean (sds of the posterior)", yscale="log")
+        ax.set(ylabel="sd of the guide / sd of the posterior")
+        ax.legend()
 
 
-def grid_posterior(
-    log_joint: Callable[[np.ndarray], Any] | np.ndarray, grid: np.ndarray
-) -> GridPosterior:
-    r"""Normalize a joint density in one parameter by the trapezoid rule.
+def report(
+    rng_key: jax.Array,
+    model: Callable,
+    guide: Callable,
+    params: dict[str, Any],
+    *model_args: Any,
+    num_draws: int = 2_000,
+    max_seconds: float = 60.0,
+    **model_kwargs: Any,
+) -> Report:
+    r"""Judge a fit by short chains of Hamiltonian Monte Carlo from the guide's draws.
+
+    Draws of the posterior stay draws of it, however often a sampler moves them. So 64
+    chains start at draws of the guide, and the report says how far their means move
+    and how much they spread out or contract. Another 16 chains start at draws of the
+    prior, climb until they are as probable as draws of the guide, and show other modes.
 
     Parameters
     ----------
-    log_joint : callable or array, shape (n,)
-        $\log p(D, \theta)$ at the grid values, or a function that returns it.
-    grid : array, shape (n,)
-        Increasing parameter values that cover the posterior; at least 50.
+    rng_key : jax.Array
+        One key from `jax.random.key`.
+    model, guide : callable
+        NumPyro model and guide with the same latent sites.
+    params : dict
+        Variational parameters on their constrained scale, as a fit returns them. What
+        the model itself has as parameters stays as it is.
+    *model_args, **model_kwargs
+        What model and guide are called with: all rows.
+    num_draws : int
+        Number of draws of the guide, at least 100.
+    max_seconds : float
+        Time for draws and chains, apart from compilation. If it does not suffice, the
+        verdict is ``"cannot tell"``.
 
     Returns
     -------
-    GridPosterior
+    Report
 
     Raises
     ------
     TypeError, ValueError
-        If the grid does not increase, cuts the posterior off (density at an end above
-        a millionth of the peak) or is so coarse that one cell holds over a tenth of it.
+        As `log_weights`, but a guide without weights has the verdict
+        ``"cannot tell"``.
+
+    Notes
+    -----
+    The bounds are 0.4 sds for a mean, 0.72 and 1.28 for the ratio of sds, and 4 sds for
+    the mean of a chain from the prior that is about as probable. Of a site with more
+    than 1,000 numbers, 1,000 are judged. Modes that no chain reaches go unseen.
+    Many short chains: Hoffman and Ma (2020); Margossian et al. (2024).
     """
-    grid = arguments.finite_array("grid", grid, ndim=1).astype(float)
-    if grid.size < 50:
-        raise ValueError(f"grid: expected at least 50 values, got {grid.size}")
-    _increasing(grid)
-    values = np.asarray(log_joint(grid) if callable(log_joint) else log_joint, float)
-    if values.shape != grid.shape:
-        raise ValueError(
-            f"log_joint: expected shape {grid.shape} like grid, got {values.shape}"
-        )
-    if np.isnan(values).any() or np.isposinf(values).any():
-        raise ValueError("log_joint: expected finite or -inf values, got NaN or +inf")
-    peak = values.max()
-    if peak == -np.inf:
-        raise ValueError("log_joint: the joint density is 0 on the whole grid")
-    edges = np.exp(values[[0, -1]] - peak)
-    if edges.max() > 1e-6:
-        raise ValueError(
-            "grid: expected to cover the posterior, but the density at an end is "
-            f"{edges.max():.1g} of its peak; widen it"
-        )
-    scaled = np.exp(values - peak)
-    total = trapezoid(scaled, grid)
-    cells = np.diff(grid) * (scaled[1:] + scaled[:-1]) / 2 / total
-    if cells.max() > 0.1:
-        raise ValueError(
-            f"grid: too coarse, one cell holds {cells.max():.0%} of the posterior"
-        )
-    log_evidence = peak + np.log(total)
-    return GridPosterior(grid, values - log_evidence, float(log_evidence))
+    num_draws = arguments.positive_int("num_draws", num_draws)
+    if num_draws < 100:
+        raise ValueError(f"num_draws: expected at least 100, got {num_draws}")
+    max_seconds = arguments.positive("max_seconds", max_seconds)
+    args, kwargs = model_args, model_kwargs
+    fitted = _fitted(rng_key, model, guide, params, args, kwargs)
+    if fitted.no_weights:
+        return Report("cannot tell", [fitted.no_weights])
+    weight_key, chain_key = jax.random.split(rng_key)
+    inputs = model, guide, params, *args
+    weights = log_weights(weight_key, *inputs, num_draws=num_draws, **kwargs)
+    if np.isneginf(weights).any():
+        share = np.isneginf(weights).mean()
+        return Report("off", [f"{share:.1%} of the guide's draws have probability 0"])
+    importance = importance_summary(weights)
+    if fitted.no_chains:
+        return Report("cannot tell", [fitted.no_chains], importance=importance)
+    with draws.explained(model, params, args, kwargs):
+        target = chains.posterior(fitted.model, fitted.guide, args, kwargs)
+        found = chains.explore(chain_key, target, num_draws, max_seconds)
+    if found.problem:
+        return Report("cannot tell", [found.problem], importance=importance)
+    return _judged(found, importance)
 
 
-def _on_grid(log_p: np.ndarray, log_q: np.ndarray, grid: np.ndarray) -> tuple:
-    grid = arguments.finite_array("grid", grid, ndim=1)
-    _increasing(grid)
-    logs = []
-    for name, value in (("log_p", log_p), ("log_q", log_q)):
-        value = np.asarray(value, dtype=float)
-        if value.shape != grid.shape:
-            raise ValueError(
-                f"{name}: expected shape {grid.shape} like grid, got {value.shape}"
+def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
+    """Compare draws of the guide with chains, site by site."""
+    off, unclear, sites, shifts, ratios = [], [], [], {}, {}
+    for name, of_chains in found.of_chains.items():
+        of_guide, of_others = found.of_guide[name], found.of_others[name]
+        if not (np.isfinite(of_chains).all() and np.isfinite(of_guide).all()):
+            unclear.append(f"{name}: some of its numbers are not finite")
+            continue
+        rounding = 4 * np.finfo("float32").eps * np.abs(of_chains.mean((0, 1)))
+        widths = of_chains.std((0, 1)), of_guide.std(0)
+        vary = np.maximum(*widths) > rounding
+        if not vary.any():
+            continue  # a function of the data alone
+        of_guide, of_chains, of_others = (
+            values[..., vary] for values in (of_guide, of_chains, of_others)
+        )
+        mean, sd = of_chains.mean((0, 1)), of_chains.std((0, 1))
+        with np.errstate(divide="ignore"):  # chains that all stay at one point
+            shift = (of_guide.mean(0) - mean) / sd
+            ratio = of_guide.std(0) / sd
+            far = (np.abs(of_others.mean(0) - mean) / sd).max(initial=0)
+            between = (of_chains.mean(0).var(0) / sd**2).max()
+        shifts[name], ratios[name] = shift, ratio
+        most = shift[np.abs(shift).argmax()]
+        problems = []
+        if far > FAR:
+            problems.append(
+                f"another mode: chains from the prior end {far:.0f} sds away and are "
+                "about as probable"
             )
-        mass = trapezoid(np.exp(value), grid)
-        if not abs(mass - 1) < 0.02:
-            raise ValueError(
-                f"{name}: expected a density that integrates to 1 over the grid, "
-                f"got {mass:.4g}"
-            )
-        logs.append(value)
-    return *logs, grid
-
-
-def total_variation(log_p: np.ndarray, log_q: np.ndarray, grid: np.ndarray) -> float:
-    """Total variation distance of two densities given by their logs on one grid.
-
-    Parameters
-    ----------
-    log_p, log_q : array, shape (n,)
-        Log densities, each integrating to 1 over the grid (within 2 %).
-    grid : array, shape (n,)
-        Where they are evaluated.
-
-    Returns
-    -------
-    float
-        Half the integral of the absolute difference: the largest difference in
-        probability that the two can assign to any event, from 0 to 1.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or a density does not integrate to 1 over the grid.
-    """
-    log_p, log_q, grid = _on_grid(log_p, log_q, grid)
-    return float(trapezoid(np.abs(np.exp(log_p) - np.exp(log_q)), grid) / 2)
-
-
-def kl_divergence(log_q: np.ndarray, log_p: np.ndarray, grid: np.ndarray) -> float:
-    r"""Kullback–Leibler divergence $\mathrm{KL}(q\,\|\,p)$ of two gridded densities.
-
-    Parameters
-    ----------
-    log_q, log_p : array, shape (n,)
-        Log densities, each integrating to 1 over the grid (within 2 %).
-    grid : array, shape (n,)
-        Where they are evaluated.
-
-    Returns
-    -------
-    float
-        The divergence in nats; 0 if both are equal, infinite if `q` has mass where
-        `p` has none.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or a density does not integrate to 1 over the grid.
-    """
-    log_p, log_q, grid = _on_grid(log_p, log_q, grid)
-    q = np.exp(log_q)
-    if (np.isneginf(log_p) & (q > 0)).any():
-        return float("inf")
-    gap = np.where(q > 0, log_q - np.where(q > 0, log_p, 0.0), 0.0)
-    return float(trapezoid(q * gap, grid))
+        if abs(most) > SHIFT:
+            problems.append(f"a mean is off by {most:+.2f} sds")
+        if ratio.min() < NARROW:
+            problems.append(f"an sd is {ratio.min():.2f} of the posterior's")
+        if ratio.max() > WIDE:
+            problems.append(f"an sd is {ratio.max():.2f} times the posterior's")
+        off += [f"{name}: {problem}" for problem in problems]
+        verdict = "off" if problems else "good"
+        if not problems and between > STUCK:
+            verdict = "cannot tell"
+            unclear.append(f"{name}: the chains hardly moved")
+        sites.append(
+            {
+                "site": f"`{name}`",
+                "numbers": shift.size,
+                "shift of a mean (sds)": float(most),
+                "least ratio of sds": float(ratio.min()),
+                "largest ratio of sds": float(ratio.max()),
+                "verdict": verdict,
+            }
+        )
+    verdict = "off" if off else "cannot tell" if unclear or not sites else "good"
+    arrived = f"{found.arrived} of {chains.FROM_PRIOR} chains from the prior arrived"
+    note = f"{arrived}." if found.arrived else f"{arrived}: other modes go unseen."
+    options = {"importance": importance, "notes": [note]}
+    return Report(verdict, off + unclear, sites, shifts, ratios, **options)

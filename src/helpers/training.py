@@ -171,7 +171,7 @@ def fit(
     """Fit a guide by SVI, in compiled chunks of steps.
 
     With all rows at each step this is ``svi.run`` with more: it accepts the same
-    arguments and gives the same losses, up to rounding in the last digits. It remembers
+    arguments and gives the losses of ``svi.run(..., progress_bar=False)``. It remembers
     nothing from call to call. Ctrl-C, or the stop button, ends the run after the chunk
     under way and returns what was reached.
 
