@@ -103,7 +103,8 @@ def listed(text: str, title: str) -> str:
 def entry(module: str, node: ast.FunctionDef | ast.ClassDef) -> str:
     """Return the section of a function or class."""
     summary, *sections = SECTION.split(ast.get_docstring(node))
-    label = f"sec-reference-{node.name.lower().replace('_', '-')}"
+    prefix = "class-" if isinstance(node, ast.ClassDef) else ""
+    label = f"sec-reference-{prefix}{node.name.lower().replace('_', '-')}"
     lines = [f"## `{node.name}` {{#{label}}}"]
     code = f"from {module} import {node.name}"
     if isinstance(node, ast.FunctionDef):
