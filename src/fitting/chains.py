@@ -293,15 +293,12 @@ class Found(NamedTuple):
         and were about as probable as the chains from the guide in the end.
     arrived : int
         How many chains from the prior became as probable as the guide's draws.
-    problem : str
-        Why nothing can be said, or nothing.
     """
 
     of_guide: dict[str, np.ndarray]
     of_chains: dict[str, np.ndarray]
     of_others: dict[str, np.ndarray]
     arrived: int
-    problem: str
 
 
 def _read(read: Callable, places: Iterable) -> dict[str, np.ndarray]:
@@ -312,12 +309,12 @@ def _read(read: Callable, places: Iterable) -> dict[str, np.ndarray]:
     }
 
 
-def _nothing(problem: str) -> Found:
-    return Found({}, {}, {}, 0, problem)
+class CannotTellError(Exception):
+    """Chains cannot say anything about this posterior; the message says why."""
 
 
-def _too_slow(seconds: float, max_seconds: float) -> Found:
-    return _nothing(
+def _too_slow(seconds: float, max_seconds: float) -> CannotTellError:
+    return CannotTellError(
         f"short chains need some {seconds:,.0f} s here, and max_seconds is "
         f"{max_seconds:g}; compare with NUTS on a subset of the rows or groups"
     )
@@ -342,6 +339,11 @@ def explore(
     Returns
     -------
     Found
+
+    Raises
+    ------
+    CannotTellError
+        If time, numbers or digits do not suffice.
     """
     guide_key, prior_key, chain_key = random.split(rng_key, 3)
 
@@ -350,29 +352,32 @@ def explore(
         return at, jax.vmap(target.log_density)(at)
 
     keys = random.split(guide_key, (-(-num_draws // AT_ONCE), AT_ONCE))
-    draw = arguments.hoisted(draw, keys[0])
-    dim = jax.block_until_ready(draw(keys[0]))[0].shape[1]  # compiles
+    batches = map(arguments.hoisted(draw, keys[0]), keys)
+    drawn = [jax.block_until_ready(next(batches))]  # compiles
+    dim = drawn[0][0].shape[1]
     if dim > MOST_NUMBERS:
-        return _nothing(f"its {dim:,} unknown numbers are more than {MOST_NUMBERS:,}")
+        raise CannotTellError(
+            f"its {dim:,} unknown numbers are more than {MOST_NUMBERS:,}"
+        )
     began = time.perf_counter()
-    jax.block_until_ready(draw(keys[0]))
+    drawn.append(jax.block_until_ready(next(batches)))
     each = (time.perf_counter() - began) / AT_ONCE
     # A gradient takes about three densities; half of the time is kept for the chains.
     if (seconds := each * 3 * MOVES * LEAPS * CHAINS * 2) > max_seconds:
-        return _too_slow(seconds * KEPT * LEAST_ROUNDS / 2, max_seconds)
+        raise _too_slow(seconds * KEPT * LEAST_ROUNDS / 2, max_seconds)
     near, log_p = (
-        jnp.concatenate(parts) for parts in zip(*map(draw, keys), strict=True)
+        jnp.concatenate(parts) for parts in zip(*drawn, *batches, strict=True)
     )
     possible = jnp.isfinite(log_p) & jnp.isfinite(near).all(1)
     if possible.sum() < CHAINS:
-        return _nothing(
+        raise CannotTellError(
             f"{int((~possible).sum()):,} of {len(near):,} draws of the guide have no "
             "finite density"
         )
     near, log_p = near[possible], log_p[possible]
     rounding = float(jnp.abs(log_p).mean() * jnp.finfo(log_p.dtype).eps)
     if rounding > 0.25:
-        return _nothing(
+        raise CannotTellError(
             f"log densities near {float(log_p.mean()):.3g} are rounded to "
             f"{rounding:.1g} nats: compute in 64 bits (jax.config.update("
             '"jax_enable_x64", True) before anything else)'
@@ -395,7 +400,7 @@ def explore(
             began = time.perf_counter()  # the first one compiles
         seconds = time.perf_counter() - began
         if len(kept) == 2 and seconds * least > max_seconds:
-            return _too_slow(seconds * least, max_seconds)
+            raise _too_slow(seconds * least, max_seconds)
         if len(kept) >= least and seconds > max_seconds:
             break
     places, log_p = (
@@ -414,5 +419,4 @@ def explore(
         {n: v[:, :FROM_GUIDE] for n, v in of_all.items()},
         {n: v[:, taken] for n, v in of_all.items()},
         int(arrived.sum()),
-        "",
     )

@@ -65,10 +65,11 @@ def log_weights(
         For a key, count, parameters or data of the wrong kind, a guide without weights,
         or if a weight is NaN.
     """
+    arguments.key("rng_key", rng_key)
     num_draws = arguments.positive_int("num_draws", num_draws)
     batch_size = arguments.positive_int("batch_size", batch_size)
     args, kwargs = model_args, model_kwargs
-    fitted = _fitted(rng_key, model, guide, params, args, kwargs)
+    fitted = _fitted(model, guide, params, args, kwargs)
     if fitted.no_weights:
         raise ValueError(fitted.no_weights)
 
@@ -117,21 +118,30 @@ def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
     return bool(first != second)
 
 
+def _no_chains(model: Callable, args: tuple, kwargs: dict) -> str:
+    """Return why a sampler cannot move the unknowns of a model, or nothing."""
+    seen = checks.look(model, arguments.AllRows(args, kwargs).put, {}, {})
+    whole = [n for n, at in checks.unknowns(seen.sites).items() if at["fn"].is_discrete]
+    if whole:
+        return f"model: {whole} are whole numbers, which gradients do not move"
+    if seen.noisy or _is_noisy(model, args, kwargs):
+        return "model: it draws noise of its own, such as dropout, at each call"
+    return ""
+
+
 class _Fitted(NamedTuple):
-    """A model and a guide with their parameters, and what cannot be said of them.
+    """A model and a guide with their parameters.
 
     `no_weights` says why there are no importance weights: of points, and where nobody
-    draws an unknown. `no_chains` says why a sampler cannot move the unknowns.
+    draws an unknown.
     """
 
     model: Callable
     guide: Callable
     no_weights: str = ""
-    no_chains: str = ""
 
 
 def _fitted(
-    rng_key: jax.Array,
     model: Callable,
     guide: Callable,
     params: dict[str, Any],
@@ -139,7 +149,6 @@ def _fitted(
     kwargs: dict,
 ) -> _Fitted:
     """Check a fit, and put parameters and all rows into model and guide."""
-    arguments.key("rng_key", rng_key)
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict, got {type(params).__name__}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -176,7 +185,7 @@ def _fitted(
         and name not in drawn.sites
         and not checks.is_point(site)
     ]
-    no_weights = no_chains = ""
+    no_weights = ""
     if points:
         no_weights = (
             f"guide: expected a distribution, got points at {points}: a guide such as "
@@ -191,12 +200,7 @@ def _fitted(
             "out in the model for this, as dist.MixtureSameFamily does; "
             "TraceEnum_ELBO(num_particles=1000).loss estimates the ELBO as it is"
         )
-    whole = [n for n, at in checks.unknowns(seen.sites).items() if at["fn"].is_discrete]
-    if whole:
-        no_chains = f"model: {whole} are whole numbers, which gradients do not move"
-    elif seen.noisy or _is_noisy(model, args, kwargs):
-        no_chains = "model: it draws noise of its own, such as dropout, at each call"
-    return _Fitted(model, guide, no_weights, no_chains)
+    return _Fitted(model, guide, no_weights)
 
 
 @dataclass(frozen=True)
@@ -291,7 +295,7 @@ class Report:
         Shift and ratio of each number that was judged, by site.
     importance : ImportanceSummary or None
         ELBO and k-hat; None where the guide has no weights.
-    notes : list of str
+    note : str
         How much the chains could see.
     """
 
@@ -301,7 +305,7 @@ class Report:
     shifts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     ratios: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     importance: ImportanceSummary | None = None
-    notes: list[str] = field(default_factory=list)
+    note: str = ""
 
     def _repr_markdown_(self) -> str:
         lines = [f"**Verdict: {self.verdict}.**"]
@@ -310,7 +314,7 @@ class Report:
         if found is not None:
             facts = f"ELBO {found.elbo:,.2f} ± {found.elbo_se:.2f} nats, "
             facts += f"k-hat {found.khat:.2f} from {found.num_draws:,} draws. "
-            lines += ["", facts + " ".join(self.notes)]
+            lines += ["", facts + self.note]
         if self.sites:
             lines += ["", tables.table(self.sites, digits=2).data]
         return "\n".join(lines)
@@ -384,12 +388,13 @@ def report(
     than 1,000 numbers, 1,000 are judged. Modes that no chain reaches go unseen.
     Many short chains: Hoffman and Ma (2020); Margossian et al. (2024).
     """
+    arguments.key("rng_key", rng_key)
     num_draws = arguments.positive_int("num_draws", num_draws)
     if num_draws < 100:
         raise ValueError(f"num_draws: expected at least 100, got {num_draws}")
     max_seconds = arguments.positive("max_seconds", max_seconds)
     args, kwargs = model_args, model_kwargs
-    fitted = _fitted(rng_key, model, guide, params, args, kwargs)
+    fitted = _fitted(model, guide, params, args, kwargs)
     if fitted.no_weights:
         return Report("cannot tell", [fitted.no_weights])
     weight_key, chain_key = jax.random.split(rng_key)
@@ -399,14 +404,37 @@ def report(
         share = np.isneginf(weights).mean()
         return Report("off", [f"{share:.1%} of the guide's draws have probability 0"])
     importance = importance_summary(weights)
-    if fitted.no_chains:
-        return Report("cannot tell", [fitted.no_chains], importance=importance)
-    with draws.explained(model, params, args, kwargs):
-        target = chains.posterior(fitted.model, fitted.guide, args, kwargs)
-        found = chains.explore(chain_key, target, num_draws, max_seconds)
-    if found.problem:
-        return Report("cannot tell", [found.problem], importance=importance)
+    if why_not := _no_chains(fitted.model, args, kwargs):
+        return Report("cannot tell", [why_not], importance=importance)
+    try:
+        with draws.explained(model, params, args, kwargs):
+            target = chains.posterior(fitted.model, fitted.guide, args, kwargs)
+            found = chains.explore(chain_key, target, num_draws, max_seconds)
+    except chains.CannotTellError as error:
+        return Report("cannot tell", [str(error)], importance=importance)
     return _judged(found, importance)
+
+
+def _problems(shift: np.ndarray, ratio: np.ndarray, far: float) -> list[str]:
+    """Return what is off at a site, in words."""
+    problems = []
+    if far > FAR:
+        problems.append(
+            f"another mode: chains from the prior end {far:.0f} sds away and are "
+            "about as probable"
+        )
+    if np.abs(shift).max() > SHIFT:
+        problems.append(f"a mean is off by {_largest(shift):+.2f} sds")
+    if ratio.min() < NARROW:
+        problems.append(f"an sd is {ratio.min():.2f} of the posterior's")
+    if ratio.max() > WIDE:
+        problems.append(f"an sd is {ratio.max():.2f} times the posterior's")
+    return problems
+
+
+def _largest(shift: np.ndarray) -> float:
+    """Return the shift that is the farthest from 0, with its sign."""
+    return float(shift[np.abs(shift).argmax()])
 
 
 def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
@@ -432,19 +460,7 @@ def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
             far = (np.abs(of_others.mean(0) - mean) / sd).max(initial=0)
             between = (of_chains.mean(0).var(0) / sd**2).max()
         shifts[name], ratios[name] = shift, ratio
-        most = shift[np.abs(shift).argmax()]
-        problems = []
-        if far > FAR:
-            problems.append(
-                f"another mode: chains from the prior end {far:.0f} sds away and are "
-                "about as probable"
-            )
-        if abs(most) > SHIFT:
-            problems.append(f"a mean is off by {most:+.2f} sds")
-        if ratio.min() < NARROW:
-            problems.append(f"an sd is {ratio.min():.2f} of the posterior's")
-        if ratio.max() > WIDE:
-            problems.append(f"an sd is {ratio.max():.2f} times the posterior's")
+        problems = _problems(shift, ratio, far)
         off += [f"{name}: {problem}" for problem in problems]
         verdict = "off" if problems else "good"
         if not problems and between > STUCK:
@@ -454,7 +470,7 @@ def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
             {
                 "site": f"`{name}`",
                 "numbers": shift.size,
-                "shift of a mean (sds)": float(most),
+                "shift of a mean (sds)": _largest(shift),
                 "least ratio of sds": float(ratio.min()),
                 "largest ratio of sds": float(ratio.max()),
                 "verdict": verdict,
@@ -463,5 +479,4 @@ def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
     verdict = "off" if off else "cannot tell" if unclear or not sites else "good"
     arrived = f"{found.arrived} of {chains.FROM_PRIOR} chains from the prior arrived"
     note = f"{arrived}." if found.arrived else f"{arrived}: other modes go unseen."
-    options = {"importance": importance, "notes": [note]}
-    return Report(verdict, off + unclear, sites, shifts, ratios, **options)
+    return Report(verdict, off + unclear, sites, shifts, ratios, importance, note)
