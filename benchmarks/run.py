@@ -29,6 +29,7 @@ SCRIPTS = {
     "measure.accelerators": "--quick",
     "measure.panels": "--quick",
     "measure.flights": "--quick",
+    "measure.truths": "--quick",
 }
 
 

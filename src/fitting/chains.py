@@ -31,6 +31,8 @@ MOST_NUMBERS = 50_000  # of an unknown vector: of more, chains take much memory
 MOST_READ = 1_000  # numbers of a site that are looked at, evenly spaced in it
 CLIMB = 150  # steps uphill, from draws of the prior
 AT_ONCE = 20  # draws of the guide
+WIDE = 10_000  # draws for the widths of a guide, whose tails may be heavy,
+MOST_WIDE = 20_000_000  # with at most this many numbers
 
 
 class WholePlates(Messenger):
@@ -56,12 +58,28 @@ class Posterior(NamedTuple):
         From a key to a vector.
     values : callable
         From a vector to its sites, unknowns and deterministic ones, in one dimension.
+    unravel : callable
+        From a vector to its unknowns, unconstrained, by name.
+    counted : numpy.ndarray of bool, shape (dim,)
+        False where a mask hides a number: it has neither prior nor data.
     """
 
     log_density: Callable
     of_guide: Callable
     of_prior: Callable
     values: Callable
+    unravel: Callable
+    counted: np.ndarray
+
+
+def _counted(site: dict, shape: tuple[int, ...]) -> np.ndarray:
+    """Return which numbers of an unknown no mask hides, in a shape of its values."""
+    batch = site["fn"].batch_shape
+    counted = np.ones(batch, bool)
+    for mask in checks.masks_of(site["fn"]):
+        counted = counted & np.broadcast_to(np.asarray(mask), batch)
+    counted = counted.reshape(batch + (1,) * (len(shape) - len(batch)))
+    return np.broadcast_to(counted, shape)
 
 
 def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Posterior:
@@ -75,7 +93,8 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
         What they are called with.
     """
     seeded = seed(model, random.key(0))  # for plates and constants that ask for a key
-    sites = trace(seeded).get_trace(*args, **kwargs)
+    drawing = substitute(seeded, substitute_fn=checks.feasible)
+    sites = trace(drawing).get_trace(*args, **kwargs)
     latent = list(checks.unknowns(sites))
     shown = latent + [n for n, site in sites.items() if site["type"] == "deterministic"]
 
@@ -83,7 +102,14 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
         values = {name: sites[name]["value"] for name in latent}
         return unconstrain_fn(seeded, args, kwargs, values)
 
-    _, unravel = ravel_pytree(free(sites))
+    unconstrained = free(sites)
+    _, unravel = ravel_pytree(unconstrained)
+    counted, places = {}, {}
+    for name in latent:
+        counted[name] = _counted(sites[name], jnp.shape(unconstrained[name]))
+        places[name] = np.flatnonzero(
+            _counted(sites[name], jnp.shape(sites[name]["value"]))
+        )
 
     def of_guide(key: jax.Array) -> jax.Array:
         return ravel_pytree(free(trace(seed(guide, key)).get_trace(*args, **kwargs)))[0]
@@ -96,6 +122,7 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
         options = {"return_deterministic": True}
         found = constrain_fn(seeded, args, kwargs, unravel(vector), **options)
         flat = {name: jnp.ravel(found[name]) for name in shown}
+        flat |= {name: flat[name][at] for name, at in places.items()}
         some = {
             n: np.linspace(0, v.size - 1, min(v.size, MOST_READ))
             for n, v in flat.items()
@@ -107,7 +134,9 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
     def log_joint(vector: jax.Array) -> jax.Array:
         return -potential_energy(seeded, args, kwargs, unravel(vector))
 
-    return Posterior(log_joint, of_guide, of_prior, values)
+    flags = [np.ravel(counted[name]) for name in sorted(latent)]
+    flags = np.concatenate([np.zeros(0, bool), *flags])
+    return Posterior(log_joint, of_guide, of_prior, values, unravel, flags)
 
 
 class Chains(NamedTuple):
@@ -293,12 +322,19 @@ class Found(NamedTuple):
         and were about as probable as the chains from the guide in the end.
     arrived : int
         How many chains from the prior became as probable as the guide's draws.
+    stuck : float
+        Share of the variance that is between chains, in the direction of all unknowns
+        in which they differ most.
+    eps : float
+        Relative rounding of the numbers.
     """
 
     of_guide: dict[str, np.ndarray]
     of_chains: dict[str, np.ndarray]
     of_others: dict[str, np.ndarray]
     arrived: int
+    stuck: float
+    eps: float
 
 
 def _read(read: Callable, places: Iterable) -> dict[str, np.ndarray]:
@@ -309,8 +345,54 @@ def _read(read: Callable, places: Iterable) -> dict[str, np.ndarray]:
     }
 
 
+def _of_guide(
+    rng_key: jax.Array, target: Posterior, dim: int, num_draws: int
+) -> dict[str, np.ndarray]:
+    """Return the sites at many draws of the guide."""
+
+    def draw(keys: jax.Array) -> dict[str, jax.Array]:
+        return jax.vmap(lambda key: target.values(target.of_guide(key)))(keys)
+
+    count = min(WIDE, max(num_draws, MOST_WIDE // max(dim, 1)))
+    keys = random.split(rng_key, (-(-count // CHAINS), CHAINS))
+    return _read(arguments.hoisted(draw, keys[0]), keys)
+
+
 class CannotTellError(Exception):
     """Chains cannot say anything about this posterior; the message says why."""
+
+
+def slowest(places: np.ndarray) -> float:
+    """Return the share of variance between chains in the direction of the slowest.
+
+    Half of the chains say which direction that is, the others how large the share is:
+    else chance alone would find one among many numbers.
+
+    Parameters
+    ----------
+    places : array, shape (steps, chains, dim)
+        Where chains were.
+    """
+    mean, sd = places.mean((0, 1), dtype=float), places.std((0, 1), dtype=float)
+    scaled = (places - mean) / np.where(sd > 0, sd, 1)
+    first, others = np.array_split(scaled, 2, axis=1)
+    means = first.mean(0)
+    direction = np.linalg.svd(means - means.mean(0), full_matrices=False)[2][0]
+    along = others @ direction
+    return float(along.mean(0).var() / max(along.var(), 1e-30))
+
+
+def _refuse_rounded(target: Posterior, near: np.ndarray, places: np.ndarray) -> None:
+    """Raise an error if an unknown hardly varies beside the rounding of its numbers."""
+    width = np.maximum(near.std(0, dtype=float), places.std((0, 1), dtype=float))
+    least = 4 * np.finfo(near.dtype).eps * np.abs(places.mean((0, 1), dtype=float))
+    rounded = target.unravel(jnp.asarray(width <= least, near.dtype))
+    if names := [name for name, at in rounded.items() if at.any()]:
+        raise CannotTellError(
+            f"{names}: values are so large beside their sds that rounding hides these. "
+            "Shift and scale these unknowns, or compute in 64 bits (jax.config.update("
+            '"jax_enable_x64", True) before anything else)'
+        )
 
 
 def _too_slow(seconds: float, max_seconds: float) -> CannotTellError:
@@ -334,7 +416,7 @@ def explore(
     num_draws : int
         Number of draws of the guide, at least.
     max_seconds : float
-        Time for all of it, apart from compilation.
+        Time for the chains, apart from compilation.
 
     Returns
     -------
@@ -345,7 +427,7 @@ def explore(
     CannotTellError
         If time, numbers or digits do not suffice.
     """
-    guide_key, prior_key, chain_key = random.split(rng_key, 3)
+    guide_key, wide_key, prior_key, chain_key = random.split(rng_key, 4)
 
     def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         at = jax.vmap(target.of_guide)(keys)
@@ -355,6 +437,8 @@ def explore(
     batches = map(arguments.hoisted(draw, keys[0]), keys)
     drawn = [jax.block_until_ready(next(batches))]  # compiles
     dim = drawn[0][0].shape[1]
+    if not dim:
+        raise CannotTellError("the model has no unknown numbers")
     if dim > MOST_NUMBERS:
         raise CannotTellError(
             f"its {dim:,} unknown numbers are more than {MOST_NUMBERS:,}"
@@ -375,6 +459,14 @@ def explore(
             "finite density"
         )
     near, log_p = near[possible], log_p[possible]
+    # What a mask hides stays as the guide draws it.
+    hidden, center, spread = ~target.counted, near.mean(0), near.std(0) + 1e-12
+
+    def log_density(at: jax.Array) -> jax.Array:
+        beside = jnp.where(hidden, ((at - center) / spread) ** 2, 0)
+        return target.log_density(at) - beside.sum() / 2
+
+    log_p -= jnp.where(hidden, ((near - center) / spread) ** 2, 0).sum(1) / 2
     rounding = float(jnp.abs(log_p).mean() * jnp.finfo(log_p.dtype).eps)
     if rounding > 0.25:
         raise CannotTellError(
@@ -384,17 +476,17 @@ def explore(
         )
 
     def from_prior(keys: jax.Array, near: jax.Array, level: jax.Array) -> tuple:
-        return climb(target.log_density, jax.vmap(target.of_prior)(keys), near, level)
+        return climb(log_density, jax.vmap(target.of_prior)(keys), near, level)
 
     keys = random.split(prior_key, FROM_PRIOR)
-    level, spread = log_p.mean(), log_p.std()
-    inputs = keys, near, level - spread
+    level, varies = log_p.mean(), log_p.std()
+    inputs = keys, near, level - varies
     others, log_others = arguments.hoisted(from_prior, *inputs)(*inputs)
-    arrived = np.asarray(log_others > level - 3 * spread - 1)
+    arrived = np.asarray(log_others > level - 3 * varies - 1)
     others = jnp.where(arrived[:, None], others, near[FROM_GUIDE:CHAINS])
     start = jnp.concatenate([near[:FROM_GUIDE], others])
     kept, least = [], LEAST_ROUNDS * KEPT
-    for place in moved(chain_key, target.log_density, near, start):
+    for place in moved(chain_key, log_density, near, start):
         kept.append(place)
         if len(kept) == 1:
             began = time.perf_counter()  # the first one compiles
@@ -406,17 +498,19 @@ def explore(
     places, log_p = (
         jnp.stack(parts) for parts in zip(*kept[len(kept) // 2 :], strict=True)
     )
-    read = arguments.hoisted(jax.vmap(target.values), start)
-    whole = len(near) // CHAINS * CHAINS
-    of_guide = _read(read, near[:whole].reshape(-1, CHAINS, near.shape[1]))
-    of_all = _read(read, places)
+    from_guide = np.asarray(places[:, :FROM_GUIDE])
+    _refuse_rounded(target, np.asarray(near), from_guide)
+    of_guide = _of_guide(wide_key, target, dim, num_draws)
+    of_all = _read(arguments.hoisted(jax.vmap(target.values), start), places)
     # As probable: a mode that is 3 nats below the others holds a twentieth of them.
     log_p, log_others = log_p[:, :FROM_GUIDE], log_p[:, FROM_GUIDE:]
     probable = log_others.mean(0) > log_p.mean() - 3 - 0.3 * log_p.std()
     taken = np.flatnonzero(arrived & np.asarray(probable)) + FROM_GUIDE
     return Found(
-        {n: v.reshape(whole, -1) for n, v in of_guide.items()},
+        {n: v.reshape(-1, v.shape[-1]) for n, v in of_guide.items()},
         {n: v[:, :FROM_GUIDE] for n, v in of_all.items()},
         {n: v[:, taken] for n, v in of_all.items()},
         int(arrived.sum()),
+        slowest(from_guide),
+        float(jnp.finfo(near.dtype).eps),
     )

@@ -16,6 +16,7 @@ from numpyro.handlers import mask
 from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 
+from fitting import chains
 from helpers.diagnostics import importance_summary, log_weights, report
 
 KEY = jax.random.key(5)
@@ -88,6 +89,19 @@ def test_what_is_off_is_said(shift, ratio, reason):
     assert said.ratios["mu"] == pytest.approx(ratio, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("shift", "ratio", "reason"),
+    [
+        (0.45, 1.0, r"mu: a mean is off by \+0\.4.* sds, which is not certain"),
+        (0.0, 1.34, r"mu: an sd is 1\.3.* times the posterior's, which is not certain"),
+    ],
+)
+def test_what_is_at_the_edge_is_neither_good_nor_off(shift, ratio, reason):
+    said = report(KEY, model, guide, of(shift, ratio), J)
+    assert said.verdict == "cannot tell"
+    assert any(re.match(reason, text) for text in said.reasons), said.reasons
+
+
 def test_the_report_is_a_table_and_a_figure():
     said = report(KEY, model, guide, of(0.0, 0.5), J)
     text = said._repr_markdown_()
@@ -110,17 +124,37 @@ def test_another_mode_is_found():
     def one_side():
         numpyro.sample("w", dist.Normal(numpyro.param("at", 0.0), 0.125))
 
-    said = report(KEY, sign_unknown, one_side, {"at": 2.0})
-    assert said.verdict == "off"
-    assert said.reasons[0].startswith("w: another mode: chains from the prior end 3")
+    said = [
+        report(key, sign_unknown, one_side, {"at": 2.0})
+        for key in jax.random.split(jax.random.key(6), 3)
+    ]
+    verdicts = [each.verdict for each in said]
+    assert "good" not in verdicts
+    expected = r"w: another mode: chains from the prior end \d+ sds away"
+    found = [bool(re.match(expected, each.reasons[0])) for each in said]
+    assert sum(found) >= 2
+
+
+def test_the_width_of_a_guide_with_heavy_tails():
+    """The sd of a log-normal guide is 1.8 times that of the gamma distribution."""
+
+    def gamma():
+        numpyro.sample("x", dist.Gamma(0.5, 1.0))
+
+    def log_normal():
+        numpyro.sample("x", dist.LogNormal(numpyro.param("at", 0.0), 2**0.5))
+
+    for key in jax.random.split(KEY, 3):
+        said = report(key, gamma, log_normal, {"at": jnp.log(0.5) - 1})
+        assert said.verdict != "good"  # its own error is large
+        assert said.ratios["x"] > 1.35
 
 
 def many_shapes(x, y, z, seen):
     """Sites of several shapes and supports, masked rows, two outcomes."""
     scale = numpyro.sample("scale", dist.HalfNormal(1).expand([2]).to_event(1))
     share = numpyro.sample("share", dist.Dirichlet(jnp.array([3.0, 4.0, 5.0])))
-    root = numpyro.sample("root", dist.LKJCholesky(2, 2.0))
-    numpyro.deterministic("correlation", root @ root.T)
+    numpyro.deterministic("odds", jnp.append(share[:2] / share[2], 1.0))
     with numpyro.plate("columns", 2):
         w = numpyro.sample("w", dist.Normal(0, 1))
     with numpyro.plate("rows", len(y)):
@@ -137,13 +171,24 @@ def test_sites_of_any_shape_and_support():
     made, params = fitted(many_shapes, AutoMultivariateNormal, *args)
     said = report(KEY, many_shapes, made, params, *args)
     numbers = {row["site"].strip("`"): row["numbers"] for row in said.sites}
-    assert numbers["correlation"] == 2  # without the ones on the diagonal
-    assert numbers["root"] == 2  # without the zero, and the one in the corner
     assert numbers["share"] == 3
+    assert numbers["odds"] == 2  # without the constant
     assert numbers["w"] == numbers["scale"] == 2
     for name in ("w", "share", "scale"):
         assert np.abs(said.shifts[name]).max() < 0.3
         np.testing.assert_allclose(said.ratios[name], 1, atol=0.25)
+
+
+def test_matrices_are_read_as_numbers():
+    def correlated():
+        root = numpyro.sample("root", dist.LKJCholesky(2, 2.0))
+        numpyro.deterministic("correlation", root @ root.T)
+
+    target = chains.posterior(correlated, AutoNormal(correlated), (), {})
+    assert target.of_prior(KEY).shape == (1,)
+    values = {n: np.asarray(v) for n, v in target.values(jnp.zeros(1)).items()}
+    np.testing.assert_allclose(values["root"], [1, 0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(values["correlation"], [1, 0, 0, 1], atol=1e-6)
 
 
 def test_subsampled_plates_take_all_rows():
@@ -225,7 +270,7 @@ def test_what_it_cannot_tell():
     assert "got none for ['which']" in said_of(with_class, loss=loss, kind=hidden)
     assert "dropout" in said_of(with_dropout)
     said = said_about(with_nothing_finite, simple, {})
-    assert said == "log: some of its numbers are not finite"
+    assert said == "log: some of its numbers are not always finite"
     assert said_about(rough, simple, {}) == "x: the chains hardly moved"
 
 
@@ -291,3 +336,108 @@ def test_khat_is_that_of_the_weights():
     assert said.importance.khat == pytest.approx(
         importance_summary(weights).khat, abs=0.25
     )
+
+
+def test_a_slow_direction_of_many_unknowns_is_not_called_good():
+    """All means are off by an sd, along a direction in which chains hardly move."""
+    n, share = 400, 0.6
+    root = np.linalg.cholesky(np.full((n, n), share) + (1 - share) * np.eye(n))
+
+    def common():
+        numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(n), scale_tril=root))
+
+    def shifted():
+        at = jnp.full(n, numpyro.param("at", 0.0))
+        numpyro.sample("x", dist.MultivariateNormal(at, scale_tril=root))
+
+    def narrow():
+        sd = numpyro.param("sd", 1.0)
+        numpyro.sample("x", dist.Normal(0, sd).expand([n]).to_event(1))
+
+    assert report(KEY, common, shifted, {"at": 1.0}).verdict != "good"
+    assert report(KEY, common, narrow, {"sd": (1 - share) ** 0.5}).verdict != "good"
+
+
+def test_a_location_that_hides_its_width_is_not_passed_over():
+    def stamped():
+        numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("seconds", dist.Normal(2e5, 0.05))
+
+    def wrong():
+        numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("seconds", dist.Normal(numpyro.param("at", 0.0), 0.02))
+
+    said = report(KEY, stamped, wrong, {"at": 2e5 + 0.3})
+    assert said.verdict == "cannot tell"
+    assert "['seconds']: values are so large" in said.reasons[0]
+
+
+def test_an_improper_prior_is_a_prior():
+    def flat():
+        at = dist.ImproperUniform(dist.constraints.real, (), ())
+        mu = numpyro.sample("mu", at)
+        numpyro.sample("y", dist.Normal(mu, 1), obs=jnp.array([1.0, 2.0]))
+
+    def exact():
+        numpyro.sample("mu", dist.Normal(numpyro.param("at", 0.0), 0.5**0.5))
+
+    assert report(KEY, flat, exact, {"at": 1.5}).verdict == "good"
+
+
+def test_numbers_behind_a_mask_are_left_out():
+    seen = np.arange(12) < 8
+    y = RNG.normal(size=12).astype("float32")
+
+    def padded():
+        with numpyro.plate("rows", 12), mask(mask=jnp.asarray(seen)):
+            z = numpyro.sample("z", dist.Normal(0, 1))
+            numpyro.sample("y", dist.Normal(z, 1), obs=y)
+
+    def exact():
+        with numpyro.plate("rows", 12), mask(mask=jnp.asarray(seen)):
+            scale = numpyro.param("scale", 1.0)
+            numpyro.sample("z", dist.Normal(jnp.asarray(y) / 2, scale))
+
+    said = report(KEY, padded, exact, {"scale": 0.5**0.5})
+    assert said.verdict == "good"
+    assert said.sites[0]["numbers"] == 8
+
+
+@pytest.mark.parametrize(
+    "derived",
+    [lambda a, b: a > -3.3, lambda a, b: -a / b, lambda a, b: jnp.append(a, jnp.nan)],
+    ids=["rare", "a ratio", "NaN for padding"],
+)
+def test_functions_of_the_unknowns_give_no_false_alarm(derived):
+    def two():
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        b = numpyro.sample("b", dist.Normal(1, 1))
+        numpyro.deterministic("derived", derived(a, b))
+
+    def exact():
+        numpyro.sample("a", dist.Normal(0, numpyro.param("sd", 1.0)))
+        numpyro.sample("b", dist.Normal(1, 1))
+
+    assert report(KEY, two, exact, {"sd": 1.0}).verdict != "off"
+
+
+def test_no_unknowns_are_nothing_to_judge():
+    def known():
+        numpyro.sample("y", dist.Normal(0, 1), obs=1.0)
+
+    said = report(KEY, known, lambda: None, {})
+    assert said.reasons == ["the model has no unknown numbers"]
+
+
+def test_what_is_no_fit_is_named():
+    with pytest.raises(TypeError, match="model: expected a NumPyro model, got None"):
+        report(KEY, None, guide, of(), J)
+    with pytest.raises(ValueError, match="are model and guide swapped"):
+        report(KEY, guide, model, of(), J)
+
+    def misspelt(size):
+        numpyro.sample("mmu", dist.Normal(numpyro.param("loc", 0.0), 1))
+
+    said = report(KEY, model, misspelt, {"loc": 0.0}, J)
+    assert said.verdict == "cannot tell"
+    assert "but ['mmu'], which the model does not have" in said.reasons[0]

@@ -174,15 +174,15 @@ def test_shares_follow_the_rows(taught):
 def test_the_script_of_panels_judges_a_fit():
     tables, truth = panel_model.make_panel(5, 16, 10)
     ways = panels.methods(tables, 16, 20, 8)
-    for way in ("share by the rows", "shops integrated out"):
-        result, seconds = panels.run(ways[way], jax.random.split(KEY, 2), tables)
-        params = jax.tree.map(lambda value: value[0], result.params)
-        drawn = panels.draws_of(ways[way], KEY, params, tables)
-        assert seconds > 0
-        assert drawn["level"].shape[:2] == (1_000, 16)
-        means, sds = panels.moments(drawn)
-        assert np.isfinite([means, sds]).all()
-        assert all(0 <= share <= 1 for share in panels.coverage(drawn, truth).values())
+    way = ways["shops integrated out"]
+    result, seconds = panels.run(way, jax.random.split(KEY, 2), tables)
+    params = jax.tree.map(lambda value: value[0], result.params)
+    drawn = panels.draws_of(way, KEY, params, tables)
+    assert seconds > 0
+    assert drawn["level"].shape[:2] == (1_000, 16)
+    means, sds = panels.moments(drawn)
+    assert np.isfinite([means, sds]).all()
+    assert all(0 <= share <= 1 for share in panels.coverage(drawn, truth).values())
     with seed(rng_seed=0):
         sites = trace(ways["encoder, batches"].guide).get_trace(**tables)
     assert sites["level"]["value"].shape == (16, 1)

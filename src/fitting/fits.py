@@ -1,0 +1,152 @@
+"""A finished fit, looked at before anything is drawn from it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.autoguide import AutoGuide
+from numpyro.infer.util import log_density
+
+from fitting import arguments, chains, checks, draws
+
+
+def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
+    """Return whether a model makes noise with the keys in its state (dropout)."""
+
+    def other(leaf: Any) -> Any:
+        if not arguments.is_key(leaf):
+            return leaf
+        data = jax.random.key_data(leaf) + 1
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    drawing = substitute(seed(model, 0), substitute_fn=checks.feasible)
+    sites = trace(drawing).get_trace(*args, **kwargs)
+    values = {name: at["value"] for name, at in checks.unknowns(sites).items()}
+    states = {n: at["value"] for n, at in sites.items() if at["type"] == "mutable"}
+    if not any(map(arguments.is_key, jax.tree.leaves(states))):
+        return False
+    values |= jax.tree.map(other, states)
+    first, second = (
+        log_density(seed(substitute(model, data=data), 0), args, kwargs, {})[0]
+        for data in (values, values | states)
+    )
+    return bool(first != second)
+
+
+def no_chains(model: Callable, args: tuple, kwargs: dict) -> str:
+    """Return why a sampler cannot move the unknowns of a model, or nothing."""
+    seen = checks.look(model, arguments.AllRows(args, kwargs).put, {}, {})
+    whole = [n for n, at in checks.unknowns(seen.sites).items() if at["fn"].is_discrete]
+    if whole:
+        return f"model: {whole} are whole numbers, which gradients do not move"
+    if seen.noisy or _is_noisy(model, args, kwargs):
+        return "model: it draws noise of its own, such as dropout, at each call"
+    return ""
+
+
+class Fit(NamedTuple):
+    """A model and a guide with their parameters.
+
+    `no_weights` says why there are no importance weights: of points, and where nobody
+    draws an unknown.
+    """
+
+    model: Callable
+    guide: Callable
+    no_weights: str = ""
+
+
+def _no_weights(of_model: dict, of_guide: dict, still: set[str]) -> str:
+    """Return why a guide has no importance weights, or nothing.
+
+    `still` are sites that the guide draws at the same place each time.
+    """
+    points = [
+        name
+        for name in sorted(still)
+        if of_guide[name]["type"] == "sample" and checks.is_point(of_guide[name])
+    ]
+    if points:
+        return (
+            f"guide: expected a distribution, got points at {points}: a guide such as "
+            "AutoDelta or AutoLaplaceApproximation has no density during the fit, so "
+            "that k-hat and evidence would mean nothing. Of a Laplace approximation, "
+            "draw with guide.sample_posterior"
+        )
+    missing = [
+        name
+        for name, site in of_model.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and name not in of_guide
+        and not checks.is_point(site)
+    ]
+    if missing:
+        others = [
+            name
+            for name, site in of_guide.items()
+            if site["type"] == "sample" and name not in of_model
+        ]
+        instead = f" (but {others}, which the model does not have)" if others else ""
+        return (
+            "guide: expected a site for each unknown of the model, got none for "
+            f"{missing}{instead}. If these are data, pass them. Unknowns that a loss "
+            "sums out (enumeration) must be summed out in the model for this, as "
+            "dist.MixtureSameFamily does; "
+            "TraceEnum_ELBO(num_particles=1000).loss estimates the ELBO as it is"
+        )
+    return ""
+
+
+def checked(
+    model: Callable,
+    guide: Callable,
+    params: dict[str, Any],
+    args: tuple,
+    kwargs: dict,
+) -> Fit:
+    """Check a fit, and put parameters and all rows into model and guide."""
+    if not isinstance(params, dict):
+        raise TypeError(f"params: expected a dict, got {type(params).__name__}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not arguments.is_key(leaf):  # of dropout, among mutable state
+            arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+    for name, fn in (("model", model), ("guide", guide)):
+        if not callable(fn):
+            kind = type(fn).__name__
+            raise TypeError(f"{name}: expected a NumPyro {name}, got {kind}")
+    draws.refuse_new(guide, params)
+    made = guide
+    model, guide = (
+        chains.WholePlates(substitute(fn, data=params)) for fn in (model, guide)
+    )
+    source = arguments.AllRows(args, kwargs)
+    seen = checks.look(model, source.put, {}, {})
+    drawn = checks.look(guide, source.put, {}, {})
+    if seen.error is not None or drawn.error is not None:
+        return Fit(model, guide)  # it will be raised again where it belongs
+    given = [
+        name
+        for name, site in drawn.sites.items()
+        if site["type"] == "sample" and site["is_observed"]
+    ]
+    if given and not isinstance(made, AutoGuide):
+        raise ValueError(
+            f"guide: expected sites that are drawn, got {given}, observed or a factor; "
+            "are model and guide swapped?"
+        )
+    draws.refuse_missing(params, drawn.sites | seen.sites)
+    checks.refuse_values(seen.sites)
+    # A guide may draw one unknown for all others, which then stand as points.
+    first, second = (
+        trace(seed(guide, key)).get_trace(*args, **kwargs)
+        for key in jax.random.split(jax.random.key(0))
+    )
+    still = {
+        name
+        for name in drawn.sites.keys() & seen.sites.keys()
+        if np.array_equal(first[name]["value"], second[name]["value"])
+    }
+    return Fit(model, guide, _no_weights(seen.sites, drawn.sites, still))
