@@ -111,7 +111,6 @@ QUESTIONS = {
         "short MCMC chains",
         "iterate averaging",
         "eight schools",
-        "missing mode",
     ],
     "12": [
         "out of memory",
