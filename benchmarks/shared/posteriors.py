@@ -153,16 +153,22 @@ def shares() -> Truth:
     return _known(model, p=(found.mean, np.sqrt(found.variance)))
 
 
-def _linear(x: np.ndarray, y: np.ndarray, model: Callable, cut: Callable) -> Truth:
-    """Return the posterior of a regression with noise of 1 and priors of sd 10."""
-    covariance = np.linalg.inv(x.T @ x + np.eye(x.shape[1]) / 100)
-    mean, sd = covariance @ x.T @ y, np.sqrt(np.diag(covariance))
+def _gaussian(
+    model: Callable, mean: np.ndarray, covariance: np.ndarray, cut: Callable
+) -> Truth:
+    """Return a Gaussian posterior; `cut` gives the numbers of a vector to sites."""
 
     def draw(key):
         drawn = dist.MultivariateNormal(jnp.asarray(mean), jnp.asarray(covariance))
         return cut(drawn.sample(key, (DRAWS,)))
 
-    return Truth(model, cut(mean), cut(sd), draw)
+    return Truth(model, cut(mean), cut(np.sqrt(np.diag(covariance))), draw)
+
+
+def _linear(x: np.ndarray, y: np.ndarray, model: Callable, cut: Callable) -> Truth:
+    """Return the posterior of a regression with noise of 1 and priors of sd 10."""
+    covariance = np.linalg.inv(x.T @ x + np.eye(x.shape[1]) / 100)
+    return _gaussian(model, covariance @ x.T @ y, covariance, cut)
 
 
 def regression(correlation: float, rows: int = 100, dim: int = 8) -> Truth:
@@ -246,19 +252,12 @@ def rates(groups: int = 20) -> Truth:
     return Truth(model, means, sds, draw)
 
 
-def _gaussian(
+def _through_noise(
     model: Callable, name: str, prior: np.ndarray, y: np.ndarray, noise_sd: float
 ) -> Truth:
     """Return the posterior of a Gaussian vector with mean 0, seen through noise."""
     gain = prior @ np.linalg.inv(prior + noise_sd**2 * np.eye(len(y)))
-    mean, covariance = gain @ y, prior - gain @ prior
-
-    def draw(key):
-        drawn = jax.random.normal(key, (DRAWS, len(y)))
-        return {name: mean + drawn @ np.linalg.cholesky(covariance).T}
-
-    sd = np.sqrt(np.diag(covariance))
-    return Truth(model, {name: mean}, {name: sd}, draw)
+    return _gaussian(model, gain @ y, prior - gain @ prior, lambda v: {name: v})
 
 
 def gaussian_process(points: int = 25) -> Truth:
@@ -273,7 +272,7 @@ def gaussian_process(points: int = 25) -> Truth:
         f = numpyro.sample("f", dist.MultivariateNormal(zeros, jnp.asarray(prior)))
         numpyro.sample("y", dist.Normal(f, 0.5).to_event(1), obs=jnp.asarray(y))
 
-    return _gaussian(model, "f", prior, y, 0.5)
+    return _through_noise(model, "f", prior, y, 0.5)
 
 
 def common_level(groups: int = 20) -> Truth:
@@ -287,7 +286,7 @@ def common_level(groups: int = 20) -> Truth:
             level = numpyro.sample("level", dist.Normal(mu, 1))
             numpyro.sample("y", dist.Normal(level, 1), obs=jnp.asarray(y))
 
-    return _gaussian(model, "level", prior, y, 1.0)
+    return _through_noise(model, "level", prior, y, 1.0)
 
 
 def laplaces(dim: int = 5) -> Truth:

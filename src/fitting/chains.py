@@ -134,8 +134,7 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
     def log_joint(vector: jax.Array) -> jax.Array:
         return -potential_energy(seeded, args, kwargs, unravel(vector))
 
-    flags = [np.ravel(counted[name]) for name in sorted(latent)]
-    flags = np.concatenate([np.zeros(0, bool), *flags])
+    flags = np.asarray(ravel_pytree(counted)[0], bool)
     return Posterior(log_joint, of_guide, of_prior, values, unravel, flags)
 
 
@@ -353,7 +352,7 @@ def _of_guide(
     def draw(keys: jax.Array) -> dict[str, jax.Array]:
         return jax.vmap(lambda key: target.values(target.of_guide(key)))(keys)
 
-    count = min(WIDE, max(num_draws, MOST_WIDE // max(dim, 1)))
+    count = min(WIDE, max(num_draws, MOST_WIDE // dim))
     keys = random.split(rng_key, (-(-count // CHAINS), CHAINS))
     return _read(arguments.hoisted(draw, keys[0]), keys)
 
@@ -462,11 +461,13 @@ def explore(
     # What a mask hides stays as the guide draws it.
     hidden, center, spread = ~target.counted, near.mean(0), near.std(0) + 1e-12
 
-    def log_density(at: jax.Array) -> jax.Array:
-        beside = jnp.where(hidden, ((at - center) / spread) ** 2, 0)
-        return target.log_density(at) - beside.sum() / 2
+    def of_hidden(at: jax.Array) -> jax.Array:
+        return -jnp.where(hidden, ((at - center) / spread) ** 2, 0).sum(-1) / 2
 
-    log_p -= jnp.where(hidden, ((near - center) / spread) ** 2, 0).sum(1) / 2
+    def log_density(at: jax.Array) -> jax.Array:
+        return target.log_density(at) + of_hidden(at)
+
+    log_p += of_hidden(near)
     rounding = float(jnp.abs(log_p).mean() * jnp.finfo(log_p.dtype).eps)
     if rounding > 0.25:
         raise CannotTellError(
