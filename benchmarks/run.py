@@ -30,6 +30,8 @@ SCRIPTS = {
     "measure.panels": "--quick",
     "measure.flights": "--quick",
     "measure.truths": "--quick",
+    "measure.guides": "--quick",
+    "measure.costs": "--quick",
 }
 
 

@@ -43,6 +43,9 @@ class Truth(NamedTuple):
 
 
 DRAWS = 10_000  # of a posterior, for its correlations
+# Of coaching in eight schools (Rubin, 1981).
+EFFECTS = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
+EFFECT_SDS = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
 
 
 def _known(model: Callable, **moments: tuple) -> Truth:
@@ -338,8 +341,6 @@ def _published(model: Callable, name: str, **sites: str) -> Truth:
 
 def eight_schools(*, centered: bool) -> Truth:
     """Return the effects of coaching in eight schools (Rubin, 1981)."""
-    y = jnp.array([28.0, 8, -3, 7, -1, 1, 18, 12])
-    noise = jnp.array([15.0, 10, 16, 11, 9, 11, 10, 18])
     config = {"theta": LocScaleReparam(float(centered))}
 
     @partial(reparam, config=config)
@@ -348,7 +349,7 @@ def eight_schools(*, centered: bool) -> Truth:
         log_tau = numpyro.sample("log_tau", dist.Normal(5, 1))
         with numpyro.plate("schools", 8):
             theta = numpyro.sample("theta", dist.Normal(mu, jnp.exp(log_tau)))
-            numpyro.sample("y", dist.Normal(theta, noise), obs=y)
+            numpyro.sample("y", dist.Normal(theta, EFFECT_SDS), obs=EFFECTS)
 
     sites = {"mu": "AVG_EFFECT_", "log_tau": "LOG_STDDEV_", "theta": "SCHOOL_EFFECTS_"}
     return _published(model, "eight_schools", **sites)

@@ -649,11 +649,15 @@ def start(
 
 @contextlib.contextmanager
 def _noted() -> Iterator[dict[int, AutoGuide]]:
-    """Note the autoguides that are used meanwhile, wherever a guide holds them."""
+    """Note the autoguides that draw meanwhile, wherever a guide holds them.
+
+    One that a model merely reads, as `NeuTraReparam` does, draws nothing.
+    """
     used: dict[int, AutoGuide] = {}
 
     def look_up(self, name):
-        used[id(self)] = self
+        if name in ("_setup_prototype", "_create_plates", "_sample_latent"):
+            used[id(self)] = self
         return object.__getattribute__(self, name)
 
     AutoGuide.__getattribute__ = look_up

@@ -32,6 +32,7 @@ from numpyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
+from numpyro.infer.reparam import NeuTraReparam
 from optax.contrib import reduce_on_plateau
 
 from helpers import training
@@ -1107,3 +1108,17 @@ def test_parameters_of_several_runs_are_named_where_shapes_do_not_fit():
             call()
         shown = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
         assert "jax.tree.map(lambda v: v[0], params)" in shown
+
+
+def test_a_model_in_the_coordinates_of_a_guide_starts_many_runs():
+    """The guide that `NeuTraReparam` reads is no guide of the fit."""
+    laplace = AutoLaplaceApproximation(wide)
+    laplace_params = fit(KEY, make_svi(wide, laplace), 50, Y).params
+    white = NeuTraReparam(laplace, laplace_params).reparam(wide)
+    svi = make_svi(white, AutoNormal(white))
+    keys = jax.random.split(KEY, 3)
+    runs = fit(keys, svi, 5, Y)
+    for i, key in enumerate(keys):
+        alone = fit(key, make_svi(white, AutoNormal(white)), 5, Y)
+        np.testing.assert_allclose(runs.losses[i], alone.losses, rtol=1e-4)
+    assert laplace.prototype_trace is not None
