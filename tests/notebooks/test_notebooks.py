@@ -5,6 +5,7 @@ collect them.
 """
 
 import datetime
+import re
 
 import nbformat
 import pytest
@@ -24,8 +25,9 @@ NOTEBOOKS = execute.course_order()
 
 
 def test_there_are_notebooks_numbered_in_course_order():
-    numbers = [int(path.name[:2]) for path in NOTEBOOKS]
-    assert numbers[0] == 1
+    numbers = [path.name.split("_")[0] for path in NOTEBOOKS]
+    assert numbers[0] == "01"
+    assert all(re.fullmatch(r"\d\d[a-z]?", number) for number in numbers)
     assert numbers == sorted(set(numbers))
 
 
