@@ -11,7 +11,6 @@ NUTS come from its own draws. Writes ``costs.json``. Run it from the project's r
 
 import inspect
 import logging
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import optax
+import pymc as pm
 from blackjax.vi import pathfinder
 from jax import lax
 from jax.flatten_util import ravel_pytree
@@ -38,6 +38,7 @@ from numpyro.infer.reparam import NeuTraReparam
 from numpyro.infer.util import initialize_model
 
 from benchmarks.shared import posteriors, record
+from benchmarks.shared.programs import programs_kept
 from helpers.environment import device
 from helpers.training import fit
 
@@ -256,10 +257,10 @@ def pathfinder_of(problem: Problem) -> Method:
     def found(rng_key, iterations):
         start_key, path_key = jax.random.split(rng_key)
         start = start_of(start_key, problem.size)
-        options = {"maxiter": iterations}
-        return pathfinder.approximate(path_key, problem.log_density, start, **options)[
-            0
-        ]
+        state, _ = pathfinder.approximate(
+            path_key, problem.log_density, start, maxiter=iterations
+        )
+        return state
 
     @jax.jit
     def judge(rng_key, state):
@@ -371,38 +372,38 @@ def nuts(problem: Problem) -> Method:
     return Method("draws", doubled(CHUNK, 7), run, judge)
 
 
-def as_correlated(pm: Any, given: dict[str, Any]) -> None:
+def as_correlated(given: dict[str, Any]) -> None:
     """Give PyMC a Gaussian."""
     covariance = given["covariance"]
     pm.MvNormal("x", np.zeros(len(covariance)), covariance)
 
 
-def as_regression(pm: Any, given: dict[str, Any]) -> None:
+def as_regression(given: dict[str, Any]) -> None:
     """Give PyMC a regression."""
     w = pm.Normal("w", 0, 10, shape=given["dim"])
     pm.Normal("y", pm.math.dot(given["x"], w), 1, observed=given["y"])
 
 
-def as_line(pm: Any, given: dict[str, Any]) -> None:
+def as_line(given: dict[str, Any]) -> None:
     """Give PyMC intercept and slope."""
     a, b = pm.Normal("a", 0, 10), pm.Normal("b", 0, 10)
     pm.Normal("y", a + b * given["x"], 1, observed=given["y"])
 
 
-def as_noise_unknown(pm: Any, given: dict[str, Any]) -> None:
+def as_noise_unknown(given: dict[str, Any]) -> None:
     """Give PyMC a regression whose noise is unknown."""
     sd = pm.math.sqrt(pm.InverseGamma("variance", 3, 3))
     w = pm.Normal("w", 0, 5 * sd, shape=given["dim"])
     pm.Normal("y", pm.math.dot(given["x"], w), sd, observed=given["y"])
 
 
-def as_rates(pm: Any, given: dict[str, Any]) -> None:
+def as_rates(given: dict[str, Any]) -> None:
     """Give PyMC rates of small counts."""
     rate = pm.Gamma("rate", 2, 1, shape=given["groups"])
     pm.Poisson("y", rate, observed=given["y"])
 
 
-def as_betas(pm: Any, given: dict[str, Any]) -> None:
+def as_betas(given: dict[str, Any]) -> None:
     """Give PyMC beta distributions."""
     pm.Beta("p", given["a"], given["b"], shape=3)
 
@@ -418,18 +419,21 @@ TWINS: dict[str, Callable] = {
 }
 
 
-def pymc_advi(problem: Problem, twin: Callable, *, full_rank: bool) -> Method:
+def twin_of(name: str, truth: posteriors.Truth) -> pm.Model:
+    """Return the model of a posterior in PyMC, with the data of its NumPyro model."""
+    with pm.Model() as model:
+        TWINS[name](inspect.getclosurevars(truth.model).nonlocals)
+    return model
+
+
+def pymc_advi(problem: Problem, name: str, *, full_rank: bool) -> Method:
     """Return PyMC's ADVI with Adam, since its default takes far longer.
 
     It compiles once. Each run starts from the first parameters; the optimizer keeps the
     averages of the run before.
     """
-    import pymc as pm
-
     logging.getLogger("pymc").setLevel(logging.ERROR)
-    given = inspect.getclosurevars(problem.truth.model).nonlocals
-    with pm.Model() as model:
-        twin(pm, given)
+    model = twin_of(name, problem.truth)
     way = (pm.FullRankADVI if full_rank else pm.ADVI)(model=model, random_seed=1)
     first = [shared.get_value() for shared in way.approx.params]
     way.fit(1, progressbar=False, obj_optimizer=pm.adam(learning_rate=0.02))  # compiles
@@ -477,7 +481,7 @@ def ways(name: str, problem: Problem, quick: bool) -> dict[str, Callable[[], Met
     if quick:
         return {label: made[label] for label in QUICK}
     if name in TWINS:
-        advi = partial(pymc_advi, problem, TWINS[name])
+        advi = partial(pymc_advi, problem, name)
         made["PyMC's ADVI, mean-field"] = partial(advi, full_rank=False)
         made["PyMC's ADVI, full rank"] = partial(advi, full_rank=True)
     return made
@@ -586,15 +590,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     key, lines = jax.random.key(0), []
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as cache:
-        # `fit` compiles at each call: the rounds need not wait for the same program.
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    with programs_kept():  # `fit` compiles at each call
         for name in names:
             key, posterior_key = jax.random.split(key)
             lines += measure(posterior_key, name, rounds, options.quick)
             jax.clear_caches()
-        jax.config.update("jax_compilation_cache_dir", None)
     facts = record.origin("measure.costs", parser, options, PACKAGES)
     facts |= {
         "device": device(),

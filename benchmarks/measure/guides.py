@@ -1,21 +1,18 @@
 """One ladder of guides, from points to flows, on three models.
 
 A regression with correlated features, eight schools and the network of notebook 04,
-each fitted with every guide and several keys. For each fit: the
-number of variational parameters, ELBO, k-hat, the verdict of
-`helpers.diagnostics.report`, seconds, and how far the fit is from the truth: known
-means and sds, or for the network the logits of NUTS and the log score on validation
-rows. Of a Laplace approximation, the Gaussian is judged as well.
-Writes ``guides.json``. Run it from the root of the project:
+each fitted with every guide and several keys. For each fit: the number of variational
+parameters, ELBO, k-hat, the verdict of `helpers.diagnostics.report`, seconds, and how
+far the fit is from the truth: known means and sds, or for the network the logits of
+NUTS and the log score on validation rows. Of a Laplace approximation, the Gaussian is
+judged as well. Writes ``guides.json``. Run it from the root of the project:
 
     python -m benchmarks.measure.guides
 """
 
-import contextlib
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +21,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from jax.experimental.compilation_cache import compilation_cache
 from numpyro.distributions import constraints
 from numpyro.handlers import seed
 from numpyro.infer import SVI, Predictive, Trace_ELBO
@@ -41,9 +37,10 @@ from numpyro.infer.autoguide import (
 from scipy.special import logit
 
 from benchmarks.measure.bnn_reference import predict
-from benchmarks.measure.truths import compared, correlations
+from benchmarks.measure.truths import compared, correlations, reported
 from benchmarks.shared import bnn_model, posteriors, record
-from helpers.diagnostics import Report, importance_summary, log_weights, report
+from benchmarks.shared.programs import programs_kept
+from helpers.diagnostics import importance_summary, log_weights, report
 from helpers.environment import device
 from helpers.scores import log_score
 from helpers.training import NonFiniteLossError, fit
@@ -158,6 +155,7 @@ def small_case(name: str, steps: int) -> Case:
     return Case(truth.model, (), structured, 2, steps, 0.02, judge)
 
 
+@cache
 def references() -> dict[str, np.ndarray]:
     """Return probabilities on validation rows by NUTS and by the deep ensemble."""
     validation = bnn_model.make_data()[1]
@@ -211,22 +209,6 @@ def draws_of(rng_key: jax.Array, guide: Callable, params: dict, case: Case) -> d
     return Predictive(guide, params=params, num_samples=DRAWS)(rng_key, *case.args)
 
 
-def worst(said: Report) -> dict[str, Any]:
-    """Return the worst shift and ratios of a report; for a network also those of p."""
-    found = {}
-    for label, sites in (("", list(said.shifts)), ("_p", ["p"])):
-        if not set(sites) <= said.shifts.keys() or not sites:
-            continue
-        shifts = np.concatenate([said.shifts[name] for name in sites])
-        ratios = np.concatenate([said.ratios[name] for name in sites])
-        found |= {
-            f"report_shift{label}": float(np.abs(shifts).max()),
-            f"report_least_ratio{label}": float(ratios.min()),
-            f"report_largest_ratio{label}": float(ratios.max()),
-        }
-    return found
-
-
 def judged(rng_key: jax.Array, guide: Callable, params: dict, case: Case) -> dict:
     """Judge a fit: by its truth, by the report, and by weights where it has them."""
     draw_key, site_key, weight_key, report_key = jax.random.split(rng_key, 4)
@@ -234,7 +216,11 @@ def judged(rng_key: jax.Array, guide: Callable, params: dict, case: Case) -> dic
     inputs = case.model, guide, params, *case.args
     said = report(report_key, *inputs)
     facts |= {"verdict": said.verdict, "reasons": said.reasons}
-    facts |= worst(said) | {"elbo": None, "elbo_se": None, "khat": None}
+    facts |= {"elbo": None, "elbo_se": None, "khat": None}
+    if said.shifts:
+        facts |= reported(said)
+    if "p" in said.shifts:  # of the network
+        facts |= {f"{name}_p": fact for name, fact in reported(said, ["p"]).items()}
     if said.importance is not None:
         found = importance_summary(log_weights(weight_key, *inputs))
         khat = found.khat if np.isfinite(found.khat) else None  # an exact fit: no tail
@@ -293,25 +279,6 @@ def warm_up(case: Case) -> None:
     """Fit a few steps, so that no guide pays for the start of JAX."""
     svi = SVI(case.model, AutoDelta(case.model), optax.adam(0.01), Trace_ELBO())
     fit(jax.random.key(2), svi, 50, *case.args, progress_bar=False)
-
-
-@contextlib.contextmanager
-def programs_kept() -> Iterator[None]:
-    """Let JAX compile once what is the same for all keys of a guide."""
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = [getattr(jax.config, name) for name in names]
-
-    def use(values: Sequence) -> None:
-        for name, value in zip(names, values, strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # JAX looks at the folder only once
-
-    with tempfile.TemporaryDirectory() as folder:
-        use([folder, 0.0])
-        try:
-            yield
-        finally:
-            use(before)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 from benchmarks.shared import posteriors, record
-from helpers.diagnostics import importance_summary, log_weights, report
+from helpers.diagnostics import Report, importance_summary, log_weights, report
 from helpers.environment import device
 from helpers.training import fit
 
@@ -74,6 +74,20 @@ def compared(
     return facts | {"good": bool(good)}
 
 
+def reported(said: Report, sites: Sequence[str] | None = None) -> dict[str, float]:
+    """Return the worst shift and ratios that a report found, at some sites or all."""
+    sites = list(said.shifts) if sites is None else sites
+    shifts, ratios = (
+        np.concatenate([of[name] for name in sites])
+        for of in (said.shifts, said.ratios)
+    )
+    return {
+        "report_shift": float(np.abs(shifts).max()),
+        "report_least_ratio": float(ratios.min()),
+        "report_largest_ratio": float(ratios.max()),
+    }
+
+
 def measure(
     rng_key: jax.Array,
     truth: posteriors.Truth,
@@ -105,18 +119,13 @@ def measure(
         seconds["report_seconds"] = time.perf_counter() - began
         weights = log_weights(weight_key, truth.model, guide, params)
         facts = compared(posteriors.flat(drawn, truth), truth, joint)
-        of_sites = [
-            np.concatenate(list(v.values())) for v in (said.shifts, said.ratios)
-        ]
         found.append(
             facts
             | seconds
+            | reported(said)
             | {
                 "verdict": said.verdict,
                 "reasons": said.reasons,
-                "report_shift": float(np.abs(of_sites[0]).max()),
-                "report_least_ratio": float(of_sites[1].min()),
-                "report_largest_ratio": float(of_sites[1].max()),
                 "khat": importance_summary(weights).khat,
                 "elbo": said.importance.elbo,
             }

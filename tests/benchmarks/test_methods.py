@@ -1,14 +1,17 @@
 """Other guides and methods find posteriors that are known; so does what is stored."""
 
-import inspect
 import json
 
 import jax
 import jax.numpy as jnp
+import nbformat
 import numpy as np
-import pymc as pm
+import numpyro
+import numpyro.distributions as dist
 import pytest
+from numpyro.distributions import constraints
 from numpyro.infer import Predictive
+from numpyro.infer.util import log_density
 
 from benchmarks.measure import costs, guides
 from benchmarks.shared import posteriors, record
@@ -55,9 +58,7 @@ def test_models_in_pymc_are_the_same(name):
     """Log densities on the real line differ by a constant, at any two points."""
     truth = posteriors.POSTERIORS[name]()
     problem = costs.problem_of(KEY, truth)
-    given = inspect.getclosurevars(truth.model).nonlocals
-    with pm.Model() as model:
-        costs.TWINS[name](pm, given)
+    model = costs.twin_of(name, truth)
     log_p = model.compile_logp(jacobian=True, mode="FAST_COMPILE")
     names = sorted(model.value_vars, key=lambda variable: variable.name)
     start = model.initial_point()
@@ -80,6 +81,27 @@ def test_schools_by_hand_follow_the_conditionals():
         params = {"loc": jnp.array(log_tau), "scale": jnp.array(1e-3)}
         drawn = Predictive(guides.schools_guide, params=params, num_samples=2_000)(KEY)
         assert drawn["theta"].mean(0).std() == pytest.approx(spread, abs=0.7)
+
+
+def test_the_schools_of_the_notebook_are_those_of_the_benchmark():
+    path = record.ROOT / "notebooks" / "09_beyond_mean_field.ipynb"
+    cells = {cell["id"]: cell["source"] for cell in nbformat.read(path, 4)["cells"]}
+    found = {"np": np, "jnp": jnp, "numpyro": numpyro, "dist": dist}
+    found["constraints"] = constraints
+    for name in ("schools", "conditionals", "by-hand"):
+        exec(cells[name], found)
+    params = {"loc": jnp.array(2.5), "scale": jnp.array(0.7)}
+    drawn, here = (
+        Predictive(guide, params=params, num_samples=3)(KEY)
+        for guide in (found["by_hand"], guides.schools_guide)
+    )
+    for name, values in drawn.items():
+        np.testing.assert_allclose(values, here[name], rtol=1e-4)
+    model = posteriors.POSTERIORS[guides.SCHOOLS]().model
+    point = {name: values[0] for name, values in drawn.items()}
+    here, _ = log_density(model, (), {}, point)
+    there, _ = log_density(found["schools"], (found["effects"],), {}, point)
+    assert float(there) == pytest.approx(float(here), rel=1e-5)
 
 
 def test_what_is_stored_was_judged_by_the_quality():
