@@ -70,8 +70,8 @@ format: $(INSTALLED) ## format the code, notebooks included
 lock: $(INSTALLED) ## write requirements.lock anew (UPGRADE=1 takes newer versions)
 	@cp requirements.lock .venv/lock.txt
 	@$(PY) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.12 \
-	    --extra site --extra test --extra truths --extra methods --extra workshop \
-	    --no-header --no-annotate \
+	    --extra site --extra test --extra truths --extra methods \
+	    --extra forecast --extra workshop --no-header --no-annotate \
 	    $(if $(UPGRADE),--upgrade) --output-file .venv/lock.txt
 	@{ echo "# Exact versions of everything the course needs. Made by: make lock"; \
 	    cat .venv/lock.txt; } > requirements.lock

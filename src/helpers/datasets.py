@@ -243,6 +243,131 @@ def shop_sales(
     return pd.DataFrame({"shop": shop, "week": at} | columns), truth
 
 
+#: What `demand` draws groups and series with.
+DEMAND_TRUTH = {
+    "level": (1.2, 0.6, 0.9),
+    "elasticity": (-1.8, 0.3, 0.4),
+    "season": 0.25,
+    "trend": 0.08,
+    "phi": (4.0, 1.5),
+    "shock": 0.03,
+    "cover": (2.2, 0.4),
+}
+
+
+def demand(
+    rng: np.random.Generator,
+    num_series: int = 1_000,
+    num_weeks: int = 160,
+    num_groups: int = 10,
+    late: float = 0.3,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    r"""Simulate weekly demand for articles, and what their shop sells of it.
+
+    Article $i$ of group $g$ has in week $t$ a demand that is negative binomial with
+    concentration $\phi_g$ and mean
+
+    $$\exp(\ell_{it} + s_g(t) + \beta_i \log(\text{price}_{it})).$$
+
+    The log level $\ell_{it}$ starts at a Normal around the mean of its group, drifts
+    with the trend of its group, and takes a random step each week. The season $s_g$ has
+    a yearly wave and a half-yearly one. Elasticities $\beta_i$ scatter around the mean
+    of their group. The usual price is 1; in one week of seven it is 10 to 40 percent
+    lower. The shop orders once a week. It knows the price and the usual demand, and
+    sells ``min(demand, stock)``.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of randomness.
+    num_series, num_weeks, num_groups : int
+        Numbers of articles, weeks and groups, at least 1; article $i$ is of group
+        ``i % num_groups``.
+    late : float
+        Share of the articles that start late, at any week in the first four fifths.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+        A row for each article and week since its start: `series`, `group`, `date`
+        (a Monday), `price` (1: the usual one), `sales` (units), `sold_out` (whether
+        nothing was left).
+    truth : dict
+        For each row of the frame `demand` and its `mean`; for each article
+        `elasticity` and its concentration `phi`, shape (num_series,); `season` of each
+        group, shape (num_groups, num_weeks), and its `trend` in a year.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or lies outside its range.
+    """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected np.random.default_rng(seed), got {rng!r:.60}")
+    num_series = arguments.positive_int("num_series", num_series)
+    num_weeks = arguments.positive_int("num_weeks", num_weeks)
+    num_groups = arguments.positive_int("num_groups", num_groups)
+    late = arguments.positive("late", late, or_zero=True)
+    if late > 1:
+        raise ValueError(f"late: expected a share, at most 1, got {late}")
+    mean, between, within = DEMAND_TRUTH["level"]
+    slope, slope_between, slope_within = DEMAND_TRUTH["elasticity"]
+    group, week = np.arange(num_series) % num_groups, np.arange(num_weeks)
+    shape = num_series, num_weeks
+
+    waves = np.stack(
+        [f(k * 2 * np.pi * week / 52) for k in (1, 2) for f in (np.sin, np.cos)]
+    )
+    weights = np.array([1, 1, 0.5, 0.5]) * DEMAND_TRUTH["season"]
+    season = rng.normal(0, weights, (num_groups, 4)) @ waves
+    trend = rng.normal(0, DEMAND_TRUTH["trend"], num_groups)
+    center, spread = DEMAND_TRUTH["phi"]
+    phi = center * np.exp(rng.normal(0, np.log(spread), num_groups))[group]
+    level = rng.normal(mean, between, num_groups)[group] + rng.normal(
+        0, within, num_series
+    )
+    steps = rng.normal(0, DEMAND_TRUTH["shock"], shape)
+    path = level[:, None] + np.cumsum(steps, 1) + trend[group, None] * week / 52
+    elasticity = rng.normal(slope, slope_between, num_groups)[group] + rng.normal(
+        0, slope_within, num_series
+    )
+    price = np.where(
+        rng.random(shape) < 1 / 7, 1 - rng.choice([0.1, 0.2, 0.3, 0.4], shape), 1.0
+    )
+    expected = np.exp(path + season[group] + elasticity[:, None] * np.log(price))
+    wanted = rng.poisson(expected * rng.gamma(phi, 1 / phi, shape[::-1]).T)
+    # The shop orders what it usually sells, a bit more of it when the price is low.
+    cover = DEMAND_TRUTH["cover"][0] * np.exp(
+        rng.normal(0, DEMAND_TRUTH["cover"][1], num_series)
+    )
+    guess = cover[:, None] * np.exp(path) / price
+    stock = np.ceil(guess + 1).astype(int)
+    start = rng.integers(0, max(1, 4 * num_weeks // 5), num_series)
+    start[rng.random(num_series) >= late] = 0
+
+    who, when = np.nonzero(week >= start[:, None])
+    monday = pd.Timestamp("2022-01-03") + pd.to_timedelta(7 * week, unit="D")
+    frame = pd.DataFrame(
+        {
+            "series": who,
+            "group": group[who],
+            "date": monday[when],
+            "price": price[who, when],
+            "sales": np.minimum(wanted, stock)[who, when],
+            "sold_out": (wanted >= stock)[who, when],
+        }
+    )
+    truth = {
+        "demand": wanted[who, when],
+        "mean": expected[who, when],
+        "elasticity": elasticity,
+        "phi": phi,
+        "season": season,
+        "trend": trend,
+    }
+    return frame, truth
+
+
 def flights() -> pd.DataFrame:
     """Read all 336,776 flights that left New York in 2013.
 

@@ -19,7 +19,7 @@ class Panel(NamedTuple):
     groups : numpy.ndarray, shape (num_groups,)
         Name of each group, sorted.
     times : numpy.ndarray, shape (num_times,)
-        Each time that occurs, sorted.
+        Each time that occurs, sorted; at even distances, if asked for.
     seen : numpy.ndarray of bool, shape (num_groups, num_times)
         Whether the data frame has a row for a group and a time.
     values : dict of numpy.ndarray, each of shape (num_groups, num_times)
@@ -117,14 +117,16 @@ def _named(what: str, values: Any) -> pd.Series:
     return names
 
 
-def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+def _numbers(frame: pd.DataFrame, name: str, count: bool) -> np.ndarray:
     """Return a column as int32 or float32; refuse gaps and what does not fit."""
     column = _column(frame, name)
+    if column.dtype == bool:
+        column = column.astype("int32")
     if not pd.api.types.is_any_real_numeric_dtype(column.dtype):
         what = f"column {name!r}, got {column.dtype}; .astype(float) makes some"
         raise TypeError(f"frame: expected real numbers in {what}")
     exact = column.to_numpy(float, na_value=np.nan)
-    whole = pd.api.types.is_integer_dtype(column.dtype)
+    whole = count or pd.api.types.is_integer_dtype(column.dtype)
     kind = np.dtype("int32" if whole else "float32")
     gaps = int((~np.isfinite(exact)).sum())
     if gaps:
@@ -132,24 +134,72 @@ def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
             f"frame: column {name!r} has {gaps} missing or infinite values; drop "
             "these rows: they become unseen"
         )
+    if count and (bad := exact[(exact < 0) | (exact % 1 != 0)]).size:
+        raise ValueError(
+            f"frame: expected counts (0, 1, 2, …) in column {name!r}, got {bad[0]:g} "
+            f"and {bad.size - 1} more like it; correct these rows or drop them"
+        )
     if exact.size and np.abs(exact).max() > (np.iinfo if whole else np.finfo)(kind).max:
         raise ValueError(f"frame: column {name!r} has numbers too large for {kind}")
     return exact.astype(kind)
 
 
+def _evenly(when: pd.Series, time: str, every: Any) -> tuple[np.ndarray, pd.Index]:
+    """Give numbers to times, in equal steps from the first one on."""
+    dates = pd.api.types.is_datetime64_any_dtype(when.dtype)
+    if not (dates or pd.api.types.is_any_real_numeric_dtype(when.dtype)):
+        raise TypeError(
+            f"frame: expected dates or numbers in column {time!r}, got {when.dtype}; "
+            "pandas.to_datetime makes dates"
+        )
+    try:
+        # A bare number of pandas are nanoseconds, which nobody means.
+        sound = isinstance(every, str | pd.Timedelta) is dates
+        step = pd.Timedelta(every) if dates else every
+        sound &= bool(step > type(step)(0))
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        kind = "a length of time, such as '7D'," if dates else "a number above 0"
+        raise ValueError(f"every: expected {kind} for column {time!r}, got {every!r}")
+    if when.empty:
+        return np.zeros(0, int), pd.Index(when)
+    steps = (when - when.min()) / step
+    odd = when[steps % 1 != 0]
+    if len(odd):
+        raise ValueError(
+            f"frame: expected times {every} apart in column {time!r}, from "
+            f"{when.min()} on, got {odd.iloc[0]} and {len(odd) - 1} more that lie "
+            "between; move each to the start of its step, and add up what meets there"
+        )
+    at = steps.astype(int).to_numpy()
+    return at, pd.Index([when.min() + n * step for n in range(at.max() + 1)])
+
+
 def to_panel(
-    frame: pd.DataFrame, group: str, time: str, columns: Sequence[str]
+    frame: pd.DataFrame,
+    group: str,
+    time: str,
+    columns: Sequence[str],
+    *,
+    every: Any = None,
+    counts: Sequence[str] = (),
 ) -> Panel:
     """Spread the rows of a data frame over groups and times.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        At most one row for each group and time.
+        At most one row for each group and time, in any order.
     group, time : str
         Names of the columns that say where a row belongs.
     columns : sequence of str
-        Names of the columns to spread; numbers without gaps.
+        Names of the columns to spread; numbers or truth values without gaps.
+    every : str, pandas.Timedelta or number, optional
+        Distance of two times, such as ``"7D"`` for weeks. The panel then has every time
+        from the first to the last, although nobody may have a row for it.
+    counts : sequence of str
+        Those of the columns that must be counts: whole numbers, 0 or more.
 
     Returns
     -------
@@ -159,10 +209,13 @@ def to_panel(
     ------
     TypeError, ValueError
         If a column is missing, has gaps or no numbers, or if a group has two rows for
-        one time.
+        one time; if times lie between the steps, or counts are no counts.
     """
-    if isinstance(columns, str):
-        raise TypeError(f"columns: expected a list of names, got {columns!r}")
+    for name, value in (("columns", columns), ("counts", counts)):
+        if isinstance(value, str):
+            raise TypeError(f"{name}: expected a list of names, got {value!r}")
+    if unknown := [name for name in counts if name not in columns]:
+        raise ValueError(f"counts: expected some of the columns, got {unknown}")
     whose, when = (
         part.astype(object) if part.dtype == "category" else part
         for part in (_column(frame, group), _column(frame, time))
@@ -175,7 +228,10 @@ def to_panel(
                 "fill them"
             )
     row, groups = pd.factorize(whose, sort=True)
-    at, times = pd.factorize(when, sort=True)
+    if every is None:
+        at, times = pd.factorize(when, sort=True)
+    else:
+        at, times = _evenly(when, time, every)
     seen = np.zeros((len(groups), len(times)), bool)
     seen[row, at] = True
     if seen.sum() != len(frame):
@@ -186,7 +242,7 @@ def to_panel(
         )
     values = {}
     for name in columns:
-        numbers_of = _numbers(frame, name)
+        numbers_of = _numbers(frame, name, name in counts)
         values[name] = np.zeros(seen.shape, numbers_of.dtype)
         values[name][row, at] = numbers_of
     return Panel(np.asarray(groups), np.asarray(times), seen, values)
