@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
@@ -13,7 +12,10 @@ from fitting import arguments, chains, checks, draws
 
 
 def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
-    """Return whether a model makes noise with the keys in its state (dropout)."""
+    """Return whether a model makes noise with the keys in its state (dropout).
+
+    To be asked of a model with mutable state.
+    """
 
     def other(leaf: Any) -> Any:
         if not arguments.is_key(leaf):
@@ -41,7 +43,8 @@ def no_chains(model: Callable, args: tuple, kwargs: dict) -> str:
     whole = [n for n, at in checks.unknowns(seen.sites).items() if at["fn"].is_discrete]
     if whole:
         return f"model: {whole} are whole numbers, which gradients do not move"
-    if seen.noisy or _is_noisy(model, args, kwargs):
+    has_state = any(at["type"] == "mutable" for at in seen.sites.values())
+    if seen.noisy or (has_state and _is_noisy(model, args, kwargs)):
         return "model: it draws noise of its own, such as dropout, at each call"
     return ""
 
@@ -58,14 +61,30 @@ class Fit(NamedTuple):
     no_weights: str = ""
 
 
-def _no_weights(of_model: dict, of_guide: dict, still: set[str]) -> str:
+def _drawn(guide: Callable, args: tuple, kwargs: dict) -> set[str]:
+    """Return the sample sites of a guide whose values depend on its key."""
+    names = []
+
+    def values(key: jax.Array) -> list:
+        sites = trace(seed(guide, key)).get_trace(*args, **kwargs)
+        found = {n: at["value"] for n, at in sites.items() if at["type"] == "sample"}
+        names.extend(found)
+        return list(found.values())
+
+    jaxpr = jax.make_jaxpr(values)(jax.random.key(0)).jaxpr
+    depend = checks.dependent(jaxpr, jaxpr.invars)
+    return {name for name, each in zip(names, depend, strict=True) if each}
+
+
+def _no_weights(of_model: dict, of_guide: dict, drawn: set[str]) -> str:
     """Return why a guide has no importance weights, or nothing.
 
-    `still` are sites that the guide draws at the same place each time.
+    `drawn` are the sites that the guide draws anew each time. It may draw one unknown
+    for all others, which then stand as points that move.
     """
     points = [
         name
-        for name in sorted(still)
+        for name in sorted(of_guide.keys() & of_model.keys() - drawn)
         if of_guide[name]["type"] == "sample" and checks.is_point(of_guide[name])
     ]
     if points:
@@ -80,7 +99,7 @@ def _no_weights(of_model: dict, of_guide: dict, still: set[str]) -> str:
         for name, site in of_model.items()
         if site["type"] == "sample"
         and not site["is_observed"]
-        and name not in of_guide
+        and of_guide.get(name, {}).get("type") != "sample"
         and not checks.is_point(site)
     ]
     if missing:
@@ -139,14 +158,5 @@ def checked(
         )
     draws.refuse_missing(params, drawn.sites | seen.sites)
     checks.refuse_values(seen.sites)
-    # A guide may draw one unknown for all others, which then stand as points.
-    first, second = (
-        trace(seed(guide, key)).get_trace(*args, **kwargs)
-        for key in jax.random.split(jax.random.key(0))
-    )
-    still = {
-        name
-        for name in drawn.sites.keys() & seen.sites.keys()
-        if np.array_equal(first[name]["value"], second[name]["value"])
-    }
-    return Fit(model, guide, _no_weights(seen.sites, drawn.sites, still))
+    moving = _drawn(guide, args, kwargs)
+    return Fit(model, guide, _no_weights(seen.sites, drawn.sites, moving))

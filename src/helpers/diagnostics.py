@@ -95,9 +95,14 @@ def log_weights(
     given = arguments.named_leaves(model, args, kwargs)
     with draws.explained(model, params, args, kwargs):
         weights = np.asarray(arguments.hoisted(every, keys, given=given)(keys))
+    return _refuse_nan(weights)
+
+
+def _refuse_nan(weights: np.ndarray) -> np.ndarray:
+    """Return log weights if none is NaN."""
     if np.isnan(weights).any():
         raise ValueError(
-            f"params: {np.isnan(weights).sum()} of {num_draws} log weights are NaN; "
+            f"params: {np.isnan(weights).sum()} of {weights.size} log weights are NaN; "
             "are the parameters finite and the data inside the model's support?"
         )
     return weights
@@ -301,22 +306,34 @@ def report(
     fitted = fits.checked(model, guide, params, args, kwargs)
     if fitted.no_weights:
         return Report("cannot tell", [fitted.no_weights])
+    given = list(arguments.named_leaves(model, args, kwargs))
     weight_key, chain_key = jax.random.split(rng_key)
-    inputs = model, guide, params, *args
-    weights = log_weights(weight_key, *inputs, num_draws=num_draws, **kwargs)
-    if np.isneginf(weights).any():
-        share = np.isneginf(weights).mean()
-        return Report("off", [f"{share:.1%} of the guide's draws have probability 0"])
-    importance = importance_summary(weights)
     if why_not := fits.no_chains(fitted.model, args, kwargs):
+        inputs = model, guide, params, *args
+        weights = log_weights(weight_key, *inputs, num_draws=num_draws, **kwargs)
+        if impossible := _impossible(weights):
+            return Report("off", impossible)
+        importance = importance_summary(weights)
         return Report("cannot tell", [why_not], importance=importance)
+    importance = None
     try:
         with draws.explained(model, params, args, kwargs):
             target = chains.posterior(fitted.model, fitted.guide, args, kwargs)
-            found = chains.explore(chain_key, target, num_draws, max_seconds)
+            drawing = chains.Draws(target, max_seconds, given)
+            weights = _refuse_nan(drawing.weights(weight_key, num_draws))
+            if impossible := _impossible(weights):
+                return Report("off", impossible)
+            importance = importance_summary(weights)
+            found = chains.explore(chain_key, drawing, num_draws)
     except chains.CannotTellError as error:
         return Report("cannot tell", [str(error)], importance=importance)
     return _judged(found, importance)
+
+
+def _impossible(weights: np.ndarray) -> list[str]:
+    """Say how many draws of a guide the model excludes, if any."""
+    share = np.isneginf(weights).mean()
+    return [f"{share:.1%} of the guide's draws have probability 0"] if share else []
 
 
 def _errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -293,11 +293,16 @@ def test_whole_numbers_that_a_guide_draws():
 
 def test_too_little_time():
     y = jnp.repeat(J, 1_000)
-    said = report(KEY, model, guide, of(), y, num_draws=100, max_seconds=0.01)
+    said = report(KEY, model, guide, of(), y, num_draws=100, max_seconds=0.3)
     assert said.verdict == "cannot tell"
-    assert "max_seconds is 0.01" in said.reasons[0]
+    assert "short chains need" in said.reasons[0]
+    assert "max_seconds is 0.3" in said.reasons[0]
     assert "NUTS on a subset" in said.reasons[0]
     assert said.importance.num_draws == 100
+    said = report(KEY, model, guide, of(), y, max_seconds=1e-4)
+    assert said.verdict == "cannot tell"
+    assert "draws of the guide need" in said.reasons[0]
+    assert said.importance is None
 
 
 @pytest.mark.parametrize(
