@@ -30,6 +30,11 @@ def is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray)
 
 
+def shape_of(value: Any) -> jax.ShapeDtypeStruct:
+    """Return shape and type of a value, known or traced."""
+    return jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))
+
+
 def has_numbers(array: Any) -> bool:
     """Return whether an array can go to a device: no text, no dates, no objects."""
     return array.dtype.kind not in "OSUMm"
@@ -165,6 +170,38 @@ def parameters_of(model: Callable) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(model).parameters)
     except (TypeError, ValueError):
         return {}
+
+
+def refuse_call(model: Callable, args: tuple, kwargs: dict, options: tuple) -> None:
+    """Refuse keywords that neither a helper nor a model knows, and missing arguments.
+
+    Parameters
+    ----------
+    model : callable
+        NumPyro model; one inside of handlers takes what it is given.
+    args, kwargs
+        What it is called with.
+    options : tuple of str
+        The keywords of the helper.
+    """
+    try:
+        signature = inspect.signature(model, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return
+    known = signature.parameters
+    takes_all = any(at.kind is at.VAR_KEYWORD for at in known.values())
+    for name in () if takes_all else kwargs.keys() - known.keys():
+        raise TypeError(
+            f"{name}: expected an option ({', '.join(options)}) or an argument of the "
+            f"model ({', '.join(known) or 'it has none'}), got neither; is it misspelt?"
+        )
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"model: expected what it is called with after params, got a call with "
+            f"{error}. Give the same arguments as in the fit"
+        ) from None
 
 
 def named_leaves(

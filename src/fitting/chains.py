@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 from jax.flatten_util import ravel_pytree
+from numpyro.distributions import constraints
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import (
     constrain_fn,
@@ -72,6 +73,8 @@ class Posterior(NamedTuple):
         From a vector to its unknowns, unconstrained, by name.
     counted : numpy.ndarray of bool, shape (dim,)
         False where a mask hides a number: it has neither prior nor data.
+    circular : list of str
+        Sites that are angles.
     """
 
     log_density: Callable
@@ -81,6 +84,7 @@ class Posterior(NamedTuple):
     values: Callable
     unravel: Callable
     counted: np.ndarray
+    circular: list[str]
 
 
 def _counted(site: dict, shape: tuple[int, ...]) -> np.ndarray:
@@ -93,9 +97,15 @@ def _counted(site: dict, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(counted, shape)
 
 
-def _shape(value: Any) -> jax.ShapeDtypeStruct:
-    """Return shape and type of a value, known or traced."""
-    return jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))
+def _is_circular(name: str, sites: dict) -> bool:
+    """Return whether the values of a site are angles, or turned to angles."""
+    turned = name.removesuffix("_unwrapped")  # by CircularReparam
+    if f"{name}_unwrapped" in sites or (turned != name and turned in sites):
+        return True
+    support = getattr(sites[name].get("fn"), "support", None)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.circular
 
 
 def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Posterior:
@@ -127,7 +137,7 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
         values = {name: values[name] for name in latent}
         return unconstrain_fn(seeded, args, kwargs, values)
 
-    like = {name: _shape(sites[name]["value"]) for name in latent}
+    like = {name: arguments.shape_of(sites[name]["value"]) for name in latent}
     shapes = jax.eval_shape(free, like)
     zeros = {name: np.zeros(at.shape, at.dtype) for name, at in shapes.items()}
     unravel = ravel_pytree(zeros)[1]
@@ -168,7 +178,9 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
         return -potential_energy(seeded, args, kwargs, unravel(vector))
 
     flags = np.asarray(ravel_pytree(counted)[0], bool)
-    return Posterior(density, of_guide, log_joint, of_prior, values, unravel, flags)
+    circular = [name for name in shown if _is_circular(name, sites)]
+    functions = density, of_guide, log_joint, of_prior, values, unravel
+    return Posterior(*functions, flags, circular)
 
 
 class Chains(NamedTuple):
@@ -367,6 +379,8 @@ class Found(NamedTuple):
         in which they differ most.
     eps : float
         Relative rounding of the numbers.
+    circular : list of str
+        Sites that are angles.
     """
 
     of_guide: dict[str, np.ndarray]
@@ -375,6 +389,7 @@ class Found(NamedTuple):
     arrived: int
     stuck: float
     eps: float
+    circular: list[str]
 
 
 class CannotTellError(Exception):
@@ -603,4 +618,5 @@ def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
         int(arrived.sum()),
         slowest(places[:, :FROM_GUIDE]),
         float(eps),
+        target.circular,
     )

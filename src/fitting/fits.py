@@ -37,6 +37,22 @@ def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
     return bool(first != second)
 
 
+def _depends_on_key(model: Callable, sites: dict, args: tuple, kwargs: dict) -> bool:
+    """Return whether the density of a model, given its unknowns, is random.
+
+    A model may ask for a key and not need it, as for a hidden site that nobody reads.
+    """
+    values = {name: at["value"] for name, at in checks.unknowns(sites).items()}
+
+    def density(key: jax.Array, values: dict) -> jax.Array:
+        given = seed(substitute(model, data=values), key)
+        return log_density(given, args, kwargs, {})[0]
+
+    example = jax.random.key(0), jax.tree.map(arguments.shape_of, values)
+    jaxpr = jax.make_jaxpr(density)(*example).jaxpr
+    return any(checks.dependent(jaxpr, jaxpr.invars[:1]))
+
+
 def no_chains(model: Callable, args: tuple, kwargs: dict) -> str:
     """Return why a sampler cannot move the unknowns of a model, or nothing."""
     seen = checks.look(model, arguments.AllRows(args, kwargs).put, {}, {})
@@ -44,7 +60,8 @@ def no_chains(model: Callable, args: tuple, kwargs: dict) -> str:
     if whole:
         return f"model: {whole} are whole numbers, which gradients do not move"
     has_state = any(at["type"] == "mutable" for at in seen.sites.values())
-    if seen.noisy or (has_state and _is_noisy(model, args, kwargs)):
+    noisy = seen.noisy and _depends_on_key(model, seen.sites, args, kwargs)
+    if noisy or (has_state and _is_noisy(model, args, kwargs)):
         return "model: it draws noise of its own, such as dropout, at each call"
     return ""
 
@@ -125,8 +142,12 @@ def checked(
     params: dict[str, Any],
     args: tuple,
     kwargs: dict,
+    options: tuple[str, ...],
 ) -> Fit:
-    """Check a fit, and put parameters and all rows into model and guide."""
+    """Check a fit, and put parameters and all rows into model and guide.
+
+    `options` are the keywords of the helper, which a misspelt one may have meant.
+    """
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict, got {type(params).__name__}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -136,6 +157,7 @@ def checked(
         if not callable(fn):
             kind = type(fn).__name__
             raise TypeError(f"{name}: expected a NumPyro {name}, got {kind}")
+    arguments.refuse_call(model, args, kwargs, options)
     draws.refuse_new(guide, params)
     made = guide
     model, guide = (
