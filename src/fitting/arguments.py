@@ -190,10 +190,12 @@ def refuse_call(model: Callable, args: tuple, kwargs: dict, options: tuple) -> N
         return
     known = signature.parameters
     takes_all = any(at.kind is at.VAR_KEYWORD for at in known.values())
-    for name in () if takes_all else kwargs.keys() - known.keys():
+    unknown = [name for name in kwargs if name not in known]
+    if unknown and not takes_all:
         raise TypeError(
-            f"{name}: expected an option ({', '.join(options)}) or an argument of the "
-            f"model ({', '.join(known) or 'it has none'}), got neither; is it misspelt?"
+            f"{unknown[0]}: expected an option ({', '.join(options)}) or an argument "
+            f"of the model ({', '.join(known) or 'it has none'}), got neither; is it "
+            "misspelt?"
         )
     try:
         signature.bind(*args, **kwargs)

@@ -5,7 +5,7 @@ moves them. If it is not, their mean moves, or they spread out, or they contract
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -444,7 +444,7 @@ def _halves(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class Draws:
-    """Draws of a guide, some at a time, and a clock that stands while code compiles.
+    """Draws of a guide, 80 at a time, and a clock that stands while code compiles.
 
     Parameters
     ----------
@@ -454,26 +454,63 @@ class Draws:
         Time for all draws and chains.
     given : list of (str, value)
         Named arrays that the user gave: refused where JAX would change their numbers.
+
+    Attributes
+    ----------
+    left : float
+        Seconds that are left.
+    each : float
+        Seconds that one of the last draws took.
+    some : jax.Array, shape (80, dim)
+        Some draws.
     """
 
-    def __init__(self, target: Posterior, max_seconds: float, given: list = ()):
+    def __init__(self, target: Posterior, max_seconds: float, given: Sequence = ()):
         self.target, self.max_seconds, self.left = target, max_seconds, max_seconds
+        self.each = 0.0  # seconds for one of the last draws
         keys = random.split(random.key(0), CHAINS)
-        self.draw, (self.some, values, _) = self.compiled(
-            target.of_guide, keys, given=given
-        )
+        self.draw, found = self.compiled(target.of_guide, keys, given=given)
+        self.some, values, _ = found
         self.log_joint, _ = self.compiled(target.log_joint, keys, values, given=given)
 
-    def compiled(self, function: Callable, *example: Any, given: list = ()) -> tuple:
-        """Compile a function of one vector or key for many; return its first results.
+    def compiled(
+        self, function: Callable, *example: Any, given: Sequence = ()
+    ) -> tuple[Callable, Any]:
+        """Compile a function of one vector or key, to take many.
 
-        A first run compiles, so that a later one takes the time it takes.
+        Parameters
+        ----------
+        function : callable
+            Function of one vector, or of one key.
+        *example
+            As many of its arguments as are to be taken at once.
+        given : list of (str, value)
+            Named arrays that the user gave.
+
+        Returns
+        -------
+        callable, tree of jax.Array
+            The compiled function, and what it makes of the example.
         """
         run = arguments.hoisted(jax.vmap(function), *example, given=given, level=1)
         return run, jax.block_until_ready(run(*example))
 
     def batches(self, rng_key: jax.Array, count: int, run: Callable) -> Any:
-        """Return what a function of some keys makes of many, as NumPy arrays.
+        """Return what a function of some keys makes of many.
+
+        Parameters
+        ----------
+        rng_key : jax.Array
+            One key.
+        count : int
+            How many keys to make of it.
+        run : callable
+            Function of some keys.
+
+        Returns
+        -------
+        tree of numpy.ndarray
+            Its results, one after the other.
 
         Raises
         ------
@@ -481,18 +518,30 @@ class Draws:
             If the rest would take longer than there is time.
         """
         keys = random.split(rng_key, (-(-count // CHAINS), CHAINS))
-        found, began = [], time.perf_counter()
+        found, spent = [], 0.0
         for i in range(len(keys)):
             found.append(jax.tree.map(np.asarray, run(keys[i])))
+            if i == 0:
+                began = time.perf_counter()  # the first one compiles
+                continue
             spent = time.perf_counter() - began
-            rest = spent / (i + 1) * (len(keys) - i - 1)
-            if rest > 0 and spent + rest > self.left:
-                raise _too_slow("draws of the guide", spent + rest, self.max_seconds)
+            whole = spent / i * (len(keys) - 1)
+            if i < len(keys) - 1 and whole > self.left:
+                raise _too_slow("draws of the guide", whole, self.max_seconds)
         self.left -= spent
+        self.each = spent / max(len(keys) - 1, 1) / CHAINS
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
 
     def weights(self, rng_key: jax.Array, count: int) -> np.ndarray:
-        """Return log importance weights, those of `helpers.diagnostics.log_weights`."""
+        """Return log importance weights, those of `helpers.diagnostics.log_weights`.
+
+        Parameters
+        ----------
+        rng_key : jax.Array
+            One key.
+        count : int
+            Number of draws.
+        """
 
         def weigh(keys: jax.Array) -> jax.Array:
             guide_keys, model_keys = _halves(keys)
@@ -539,11 +588,9 @@ def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
         at = draws.draw(keys)[0]
         return at, density(at)
 
-    before = draws.left
     near, log_p = draws.batches(guide_key, num_draws, scored)
-    each = (before - draws.left) / num_draws
     # A gradient takes about three densities; half of the time is kept for the chains.
-    if (seconds := each * 3 * MOVES * LEAPS * CHAINS * 2) > draws.left:
+    if (seconds := draws.each * 3 * MOVES * LEAPS * CHAINS * 2) > draws.left:
         seconds *= KEPT * LEAST_ROUNDS / 2
         raise _too_slow("short chains", seconds, draws.max_seconds)
     possible = np.isfinite(log_p) & np.isfinite(near).all(1)
