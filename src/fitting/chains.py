@@ -5,18 +5,25 @@ moves them. If it is not, their mean moves, or they spread out, or they contract
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 from jax.flatten_util import ravel_pytree
+from numpyro.distributions import constraints
 from numpyro.handlers import seed, substitute, trace
-from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+from numpyro.infer.util import (
+    constrain_fn,
+    log_density,
+    potential_energy,
+    unconstrain_fn,
+)
 from numpyro.primitives import Messenger
+from scipy.linalg import solve_triangular
 
 from fitting import arguments, checks
 
@@ -30,7 +37,6 @@ MOST_JOINT = 300  # numbers whose covariance is learned; of more, the variances
 MOST_NUMBERS = 50_000  # of an unknown vector: of more, chains take much memory
 MOST_READ = 1_000  # numbers of a site that are looked at, evenly spaced in it
 CLIMB = 150  # steps uphill, from draws of the prior
-AT_ONCE = 20  # draws of the guide
 WIDE = 10_000  # draws for the widths of a guide, whose tails may be heavy,
 MOST_WIDE = 20_000_000  # with at most this many numbers
 
@@ -54,7 +60,12 @@ class Posterior(NamedTuple):
     ----------
     log_density : callable
         From a vector to the log joint density of model and vector, with its Jacobian.
-    of_guide, of_prior : callable
+    of_guide : callable
+        From a key to a vector, the values that the guide gives to sites of the model,
+        and their log density in the guide.
+    log_joint : callable
+        From a key and such values to the log joint density of model and values.
+    of_prior : callable
         From a key to a vector.
     values : callable
         From a vector to its sites, unknowns and deterministic ones, in one dimension.
@@ -62,14 +73,18 @@ class Posterior(NamedTuple):
         From a vector to its unknowns, unconstrained, by name.
     counted : numpy.ndarray of bool, shape (dim,)
         False where a mask hides a number: it has neither prior nor data.
+    circular : list of str
+        Sites that are angles.
     """
 
     log_density: Callable
     of_guide: Callable
+    log_joint: Callable
     of_prior: Callable
     values: Callable
     unravel: Callable
     counted: np.ndarray
+    circular: list[str]
 
 
 def _counted(site: dict, shape: tuple[int, ...]) -> np.ndarray:
@@ -80,6 +95,17 @@ def _counted(site: dict, shape: tuple[int, ...]) -> np.ndarray:
         counted = counted & np.broadcast_to(np.asarray(mask), batch)
     counted = counted.reshape(batch + (1,) * (len(shape) - len(batch)))
     return np.broadcast_to(counted, shape)
+
+
+def _is_circular(name: str, sites: dict) -> bool:
+    """Return whether the values of a site are angles, or turned to angles."""
+    turned = name.removesuffix("_unwrapped")  # by CircularReparam
+    if f"{name}_unwrapped" in sites or (turned != name and turned in sites):
+        return True
+    support = getattr(sites[name].get("fn"), "support", None)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.circular
 
 
 def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Posterior:
@@ -93,30 +119,47 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
         What they are called with.
     """
     seeded = seed(model, random.key(0))  # for plates and constants that ask for a key
-    drawing = substitute(seeded, substitute_fn=checks.feasible)
-    sites = trace(drawing).get_trace(*args, **kwargs)
+    seen = checks.look(model, arguments.AllRows(args, kwargs).put, {}, {})
+    if seen.error is not None:
+        raise seen.error
+    sites = seen.sites
+    unknowns = checks.unknowns(sites).values()
+    if any(checks.is_traced(*checks.masks_of(site["fn"])) for site in unknowns):
+        drawing = substitute(seeded, substitute_fn=checks.feasible)
+        sites = trace(drawing).get_trace(*args, **kwargs)
     latent = list(checks.unknowns(sites))
     shown = latent + [n for n, site in sites.items() if site["type"] == "deterministic"]
+    given = [
+        n for n, at in sites.items() if at["type"] == "sample" and not at["is_observed"]
+    ]
 
-    def free(sites: dict) -> dict[str, jax.Array]:
-        values = {name: sites[name]["value"] for name in latent}
+    def free(values: dict) -> dict[str, jax.Array]:
+        values = {name: values[name] for name in latent}
         return unconstrain_fn(seeded, args, kwargs, values)
 
-    unconstrained = free(sites)
-    _, unravel = ravel_pytree(unconstrained)
+    like = {name: arguments.shape_of(sites[name]["value"]) for name in latent}
+    shapes = jax.eval_shape(free, like)
+    zeros = {name: np.zeros(at.shape, at.dtype) for name, at in shapes.items()}
+    unravel = ravel_pytree(zeros)[1]
     counted, places = {}, {}
     for name in latent:
-        counted[name] = _counted(sites[name], jnp.shape(unconstrained[name]))
+        counted[name] = _counted(sites[name], shapes[name].shape)
         places[name] = np.flatnonzero(
             _counted(sites[name], jnp.shape(sites[name]["value"]))
         )
 
-    def of_guide(key: jax.Array) -> jax.Array:
-        return ravel_pytree(free(trace(seed(guide, key)).get_trace(*args, **kwargs)))[0]
+    def of_guide(key: jax.Array) -> tuple[jax.Array, dict, jax.Array]:
+        log_q, drawn = log_density(seed(guide, key), args, kwargs, {})
+        values = {name: drawn[name]["value"] for name in given if name in drawn}
+        return ravel_pytree(free(values))[0], values, log_q
+
+    def log_joint(key: jax.Array, values: dict) -> jax.Array:
+        return log_density(seed(model, key), args, kwargs, values)[0]
 
     def of_prior(key: jax.Array) -> jax.Array:
         drawing = substitute(seed(model, key), substitute_fn=checks.feasible)
-        return ravel_pytree(free(trace(drawing).get_trace(*args, **kwargs)))[0]
+        sites = trace(drawing).get_trace(*args, **kwargs)
+        return ravel_pytree(free({n: sites[n]["value"] for n in latent}))[0]
 
     def values(vector: jax.Array) -> dict[str, jax.Array]:
         options = {"return_deterministic": True}
@@ -131,11 +174,13 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
             name: flat[name][at.astype(int)] for name, at in some.items() if at.size
         }
 
-    def log_joint(vector: jax.Array) -> jax.Array:
+    def density(vector: jax.Array) -> jax.Array:
         return -potential_energy(seeded, args, kwargs, unravel(vector))
 
     flags = np.asarray(ravel_pytree(counted)[0], bool)
-    return Posterior(log_joint, of_guide, of_prior, values, unravel, flags)
+    circular = [name for name in shown if _is_circular(name, sites)]
+    functions = density, of_guide, log_joint, of_prior, values, unravel
+    return Posterior(*functions, flags, circular)
 
 
 class Chains(NamedTuple):
@@ -143,21 +188,25 @@ class Chains(NamedTuple):
 
     Attributes
     ----------
-    at : jax.Array, shape (chains, dim)
-        Where they are.
+    z : jax.Array, shape (chains, dim)
+        Where they are: the root times these.
     root : jax.Array, shape (dim, dim) or (dim,)
         Root of the covariance that shapes the moves.
     log_step : jax.Array, shape ()
         Log of the step size.
     """
 
-    at: jax.Array
+    z: jax.Array
     root: jax.Array
     log_step: jax.Array
 
 
 def climb(
-    log_density: Callable, start: jax.Array, near: jax.Array, level: jax.Array
+    log_density: Callable,
+    start: jax.Array,
+    center: jax.Array,
+    spread: jax.Array,
+    level: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Lead starts uphill (Adam) until they are as probable as draws of the guide.
 
@@ -167,8 +216,8 @@ def climb(
         From a vector to a number.
     start : jax.Array, shape (chains, dim)
         Draws of the prior.
-    near : jax.Array, shape (draws, dim)
-        Draws of the guide, which set the pace.
+    center, spread : jax.Array, shape (dim,)
+        Means and sds of draws of the guide, which set the pace.
     level : jax.Array, shape ()
         Log density at which a start stops.
 
@@ -178,7 +227,7 @@ def climb(
         Where they are in the end, and the log density there.
     """
     both = jax.vmap(jax.value_and_grad(log_density))
-    pace = jnp.maximum(jnp.abs(start - near.mean(0)) / 10, near.std(0))
+    pace = jnp.maximum(jnp.abs(start - center) / 10, spread)
 
     def step(carry, i):
         at, mean, square = carry
@@ -199,7 +248,7 @@ def climb(
 
 def advance(
     rng_key: jax.Array, chains: Chains, log_density: Callable
-) -> tuple[Chains, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Move all chains some times; the step size follows the share accepted.
 
     Parameters
@@ -213,8 +262,8 @@ def advance(
 
     Returns
     -------
-    Chains, jax.Array
-        Where they end, and the log density there.
+    jax.Array, jax.Array, jax.Array
+        Where they end, the log density there, and the log of the step size.
     """
     root = chains.root
 
@@ -248,30 +297,34 @@ def advance(
         log_step += 0.15 * (chance[:FROM_GUIDE].mean() - ACCEPT)
         return (z, log_p, slope, log_step), None
 
-    if root.ndim == 2:
-        z = jax.scipy.linalg.solve_triangular(root, chains.at.T, lower=True).T
-    else:
-        z = chains.at / root
-    start = (z, *both(z), chains.log_step)
+    start = (chains.z, *both(chains.z), chains.log_step)
     (z, log_p, _, log_step), _ = lax.scan(move, start, random.split(rng_key, MOVES))
-    return Chains(jax.vmap(placed)(z), root, log_step), log_p
+    return jax.vmap(placed)(z), log_p, log_step
 
 
-def root_of(places: jax.Array) -> jax.Array:
+def root_of(places: np.ndarray) -> np.ndarray:
     """Return a root of the covariance of places, shrunk towards its diagonal."""
     dim = places.shape[-1]
     rows = places[:, :FROM_GUIDE].reshape(-1, dim)
     if dim > MOST_JOINT:
-        return rows.std(0)
-    covariance = jnp.cov(rows.T).reshape(dim, dim)
+        return rows.std(0, dtype=float).astype(places.dtype)
+    covariance = np.cov(rows.T, dtype=float).reshape(dim, dim)
     share = len(rows) / (len(rows) + 4 * dim)
-    diagonal = jnp.diag(jnp.diag(covariance))
-    return jnp.linalg.cholesky(share * covariance + (1 - share + 1e-6) * diagonal)
+    diagonal = np.diag(np.diag(covariance))
+    shrunk = share * covariance + (1 - share + 1e-6) * diagonal
+    return np.linalg.cholesky(shrunk).astype(places.dtype)
+
+
+def _divided(at: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Return vectors whose products with a root are given."""
+    if root.ndim == 1:
+        return at / root
+    return solve_triangular(root, at.T, lower=True).T
 
 
 def moved(
-    rng_key: jax.Array, log_density: Callable, near: jax.Array, at: jax.Array
-) -> Iterator[tuple[jax.Array, jax.Array]]:
+    rng_key: jax.Array, log_density: Callable, spread: np.ndarray, at: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Move chains in rounds, each shaped by where they were in the two before.
 
     Parameters
@@ -280,31 +333,31 @@ def moved(
         One key.
     log_density : callable
         From a vector to a number.
-    near : jax.Array, shape (draws, dim)
-        Draws of the guide, which shape the first round.
-    at : jax.Array, shape (chains, dim)
+    spread : array, shape (dim,)
+        Sds of draws of the guide, which shape the first round.
+    at : array, shape (chains, dim)
         Where to start: those from the guide, then those from the prior.
 
     Yields
     ------
-    jax.Array, jax.Array
+    numpy.ndarray, numpy.ndarray
         Places, shape (chains, dim), and the log density there.
     """
-    dim = at.shape[1]
-    spread = jnp.maximum(near.std(0), 1e-12)
-    root = jnp.diag(spread) if dim <= MOST_JOINT else spread
-    chains = Chains(at, root, jnp.log(jnp.asarray(0.5 / dim**0.25, at.dtype)))
+    dim, places = at.shape[1], []
+    root = np.diag(spread) if dim <= MOST_JOINT else spread
+    log_step = np.log(0.5 / dim**0.25).astype(at.dtype)
+    chains = Chains(_divided(at, root), root, log_step)
     run = partial(advance, log_density=log_density)
-    run = arguments.hoisted(run, rng_key, chains)
-    places = []
-    for i, key in enumerate(random.split(rng_key, ROUNDS * KEPT)):
-        chains, log_p = jax.block_until_ready(run(key, chains))
-        yield chains.at, log_p
-        places = [*places, chains.at][-2 * KEPT :]
+    run = arguments.hoisted(run, rng_key, chains, level=1)
+    keys = random.split(rng_key, ROUNDS * KEPT)
+    for i in range(ROUNDS * KEPT):
+        at, log_p, log_step = map(np.asarray, run(keys[i], chains))
+        yield at, log_p
+        places = [*places, at][-2 * KEPT :]
         if (i + 1) % KEPT == 0:
-            most = jnp.log(1.2 / dim**0.25) if i < KEPT else jnp.inf
-            log_step = jnp.minimum(chains.log_step, most).astype(at.dtype)
-            chains = Chains(chains.at, root_of(jnp.stack(places)), log_step)
+            most = np.log(1.2 / dim**0.25) if i < KEPT else np.inf
+            root, log_step = root_of(np.stack(places)), np.minimum(log_step, most)
+        chains = Chains(_divided(at, root), root, log_step.astype(at.dtype))
 
 
 class Found(NamedTuple):
@@ -326,6 +379,8 @@ class Found(NamedTuple):
         in which they differ most.
     eps : float
         Relative rounding of the numbers.
+    circular : list of str
+        Sites that are angles.
     """
 
     of_guide: dict[str, np.ndarray]
@@ -334,27 +389,7 @@ class Found(NamedTuple):
     arrived: int
     stuck: float
     eps: float
-
-
-def _read(read: Callable, places: Iterable) -> dict[str, np.ndarray]:
-    """Return the sites at places, with the axes of the places."""
-    found = [read(at) for at in places]
-    return {
-        n: np.stack([np.asarray(each[n], float) for each in found]) for n in found[0]
-    }
-
-
-def _of_guide(
-    rng_key: jax.Array, target: Posterior, dim: int, num_draws: int
-) -> dict[str, np.ndarray]:
-    """Return the sites at many draws of the guide."""
-
-    def draw(keys: jax.Array) -> dict[str, jax.Array]:
-        return jax.vmap(lambda key: target.values(target.of_guide(key)))(keys)
-
-    count = min(WIDE, max(num_draws, MOST_WIDE // dim))
-    keys = random.split(rng_key, (-(-count // CHAINS), CHAINS))
-    return _read(arguments.hoisted(draw, keys[0]), keys)
+    circular: list[str]
 
 
 class CannotTellError(Exception):
@@ -385,7 +420,7 @@ def _refuse_rounded(target: Posterior, near: np.ndarray, places: np.ndarray) -> 
     """Raise an error if an unknown hardly varies beside the rounding of its numbers."""
     width = np.maximum(near.std(0, dtype=float), places.std((0, 1), dtype=float))
     least = 4 * np.finfo(near.dtype).eps * np.abs(places.mean((0, 1), dtype=float))
-    rounded = target.unravel(jnp.asarray(width <= least, near.dtype))
+    rounded = target.unravel((width <= least).astype(near.dtype))
     if names := [name for name, at in rounded.items() if at.any()]:
         raise CannotTellError(
             f"{names}: values are so large beside their sds that rounding hides these. "
@@ -394,28 +429,139 @@ def _refuse_rounded(target: Posterior, near: np.ndarray, places: np.ndarray) -> 
         )
 
 
-def _too_slow(seconds: float, max_seconds: float) -> CannotTellError:
+def _too_slow(what: str, seconds: float, max_seconds: float) -> CannotTellError:
     return CannotTellError(
-        f"short chains need some {seconds:,.0f} s here, and max_seconds is "
+        f"{what} need some {seconds:,.0f} s here, and max_seconds is "
         f"{max_seconds:g}; compare with NUTS on a subset of the rows or groups"
     )
 
 
-def explore(
-    rng_key: jax.Array, target: Posterior, num_draws: int, max_seconds: float
-) -> Found:
+@jax.jit
+def _halves(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return two keys for each key."""
+    pairs = jax.vmap(random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
+class Draws:
+    """Draws of a guide, 80 at a time, and a clock that stands while code compiles.
+
+    Parameters
+    ----------
+    target : Posterior
+        What to draw from.
+    max_seconds : float
+        Time for all draws and chains.
+    given : list of (str, value)
+        Named arrays that the user gave: refused where JAX would change their numbers.
+
+    Attributes
+    ----------
+    left : float
+        Seconds that are left.
+    each : float
+        Seconds that one of the last draws took.
+    some : jax.Array, shape (80, dim)
+        Some draws.
+    """
+
+    def __init__(self, target: Posterior, max_seconds: float, given: Sequence = ()):
+        self.target, self.max_seconds, self.left = target, max_seconds, max_seconds
+        self.each = 0.0  # seconds for one of the last draws
+        keys = random.split(random.key(0), CHAINS)
+        self.draw, found = self.compiled(target.of_guide, keys, given=given)
+        self.some, values, _ = found
+        self.log_joint, _ = self.compiled(target.log_joint, keys, values, given=given)
+
+    def compiled(
+        self, function: Callable, *example: Any, given: Sequence = ()
+    ) -> tuple[Callable, Any]:
+        """Compile a function of one vector or key, to take many.
+
+        Parameters
+        ----------
+        function : callable
+            Function of one vector, or of one key.
+        *example
+            As many of its arguments as are to be taken at once.
+        given : list of (str, value)
+            Named arrays that the user gave.
+
+        Returns
+        -------
+        callable, tree of jax.Array
+            The compiled function, and what it makes of the example.
+        """
+        run = arguments.hoisted(jax.vmap(function), *example, given=given, level=1)
+        return run, jax.block_until_ready(run(*example))
+
+    def batches(self, rng_key: jax.Array, count: int, run: Callable) -> Any:
+        """Return what a function of some keys makes of many.
+
+        Parameters
+        ----------
+        rng_key : jax.Array
+            One key.
+        count : int
+            How many keys to make of it.
+        run : callable
+            Function of some keys.
+
+        Returns
+        -------
+        tree of numpy.ndarray
+            Its results, one after the other.
+
+        Raises
+        ------
+        CannotTellError
+            If the rest would take longer than there is time.
+        """
+        keys = random.split(rng_key, (-(-count // CHAINS), CHAINS))
+        found, spent = [], 0.0
+        for i in range(len(keys)):
+            found.append(jax.tree.map(np.asarray, run(keys[i])))
+            if i == 0:
+                began = time.perf_counter()  # the first one compiles
+                continue
+            spent = time.perf_counter() - began
+            whole = spent / i * (len(keys) - 1)
+            if i < len(keys) - 1 and whole > self.left:
+                raise _too_slow("draws of the guide", whole, self.max_seconds)
+        self.left -= spent
+        self.each = spent / max(len(keys) - 1, 1) / CHAINS
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+
+    def weights(self, rng_key: jax.Array, count: int) -> np.ndarray:
+        """Return log importance weights, those of `helpers.diagnostics.log_weights`.
+
+        Parameters
+        ----------
+        rng_key : jax.Array
+            One key.
+        count : int
+            Number of draws.
+        """
+
+        def weigh(keys: jax.Array) -> jax.Array:
+            guide_keys, model_keys = _halves(keys)
+            _, values, log_q = self.draw(guide_keys)
+            return self.log_joint(model_keys, values) - log_q
+
+        return self.batches(rng_key, count, weigh)
+
+
+def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
     """Draw from a guide, and move chains from there and from the prior.
 
     Parameters
     ----------
     rng_key : jax.Array
         One key.
-    target : Posterior
-        What to explore.
+    draws : Draws
+        Draws of the guide of what to explore.
     num_draws : int
         Number of draws of the guide, at least.
-    max_seconds : float
-        Time for the chains, apart from compilation.
 
     Returns
     -------
@@ -426,92 +572,98 @@ def explore(
     CannotTellError
         If time, numbers or digits do not suffice.
     """
-    guide_key, wide_key, prior_key, chain_key = random.split(rng_key, 4)
-
-    def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        at = jax.vmap(target.of_guide)(keys)
-        return at, jax.vmap(target.log_density)(at)
-
-    keys = random.split(guide_key, (-(-num_draws // AT_ONCE), AT_ONCE))
-    batches = map(arguments.hoisted(draw, keys[0]), keys)
-    drawn = [jax.block_until_ready(next(batches))]  # compiles
-    dim = drawn[0][0].shape[1]
+    target, dim = draws.target, draws.target.counted.size
     if not dim:
         raise CannotTellError("the model has no unknown numbers")
     if dim > MOST_NUMBERS:
         raise CannotTellError(
             f"its {dim:,} unknown numbers are more than {MOST_NUMBERS:,}"
         )
-    began = time.perf_counter()
-    drawn.append(jax.block_until_ready(next(batches)))
-    each = (time.perf_counter() - began) / AT_ONCE
+    keys = random.split(rng_key, 4)
+    guide_key, wide_key, prior_key, chain_key = (keys[i] for i in range(4))
+    density, _ = draws.compiled(target.log_density, draws.some)
+    read, _ = draws.compiled(target.values, draws.some)
+
+    def scored(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        at = draws.draw(keys)[0]
+        return at, density(at)
+
+    near, log_p = draws.batches(guide_key, num_draws, scored)
     # A gradient takes about three densities; half of the time is kept for the chains.
-    if (seconds := each * 3 * MOVES * LEAPS * CHAINS * 2) > max_seconds:
-        raise _too_slow(seconds * KEPT * LEAST_ROUNDS / 2, max_seconds)
-    near, log_p = (
-        jnp.concatenate(parts) for parts in zip(*drawn, *batches, strict=True)
-    )
-    possible = jnp.isfinite(log_p) & jnp.isfinite(near).all(1)
+    if (seconds := draws.each * 3 * MOVES * LEAPS * CHAINS * 2) > draws.left:
+        seconds *= KEPT * LEAST_ROUNDS / 2
+        raise _too_slow("short chains", seconds, draws.max_seconds)
+    possible = np.isfinite(log_p) & np.isfinite(near).all(1)
     if possible.sum() < CHAINS:
         raise CannotTellError(
-            f"{int((~possible).sum()):,} of {len(near):,} draws of the guide have no "
+            f"{(~possible).sum():,} of {len(near):,} draws of the guide have no "
             "finite density"
         )
     near, log_p = near[possible], log_p[possible]
-    # What a mask hides stays as the guide draws it.
-    hidden, center, spread = ~target.counted, near.mean(0), near.std(0) + 1e-12
+    center = near.mean(0, dtype=float).astype(near.dtype)
+    spread = near.std(0, dtype=float).astype(near.dtype)
+    spread = np.maximum(spread, np.asarray(1e-12, near.dtype))
+    log_density = target.log_density
+    if not target.counted.all():
+        # What a mask hides stays as the guide draws it.
+        def of_hidden(at: jax.Array) -> jax.Array:
+            scaled = ((at - center) / spread) ** 2
+            return -jnp.where(target.counted, 0, scaled).sum(-1) / 2
 
-    def of_hidden(at: jax.Array) -> jax.Array:
-        return -jnp.where(hidden, ((at - center) / spread) ** 2, 0).sum(-1) / 2
+        def log_density(at: jax.Array) -> jax.Array:
+            return target.log_density(at) + of_hidden(at)
 
-    def log_density(at: jax.Array) -> jax.Array:
-        return target.log_density(at) + of_hidden(at)
-
-    log_p += of_hidden(near)
-    rounding = float(jnp.abs(log_p).mean() * jnp.finfo(log_p.dtype).eps)
+        log_p = log_p + np.asarray(of_hidden(near))
+    eps = np.finfo(near.dtype).eps
+    rounding = np.abs(log_p).mean() * eps
     if rounding > 0.25:
         raise CannotTellError(
-            f"log densities near {float(log_p.mean()):.3g} are rounded to "
+            f"log densities near {log_p.mean():.3g} are rounded to "
             f"{rounding:.1g} nats: compute in 64 bits (jax.config.update("
             '"jax_enable_x64", True) before anything else)'
         )
+    # Draws for the widths, before the chains take what is left of the time.
+    wide = min(WIDE, max(num_draws, MOST_WIDE // dim))
+    of_guide = draws.batches(wide_key, wide, lambda keys: read(draws.draw(keys)[0]))
 
-    def from_prior(keys: jax.Array, near: jax.Array, level: jax.Array) -> tuple:
-        return climb(log_density, jax.vmap(target.of_prior)(keys), near, level)
+    def from_prior(keys: jax.Array, *inputs: jax.Array) -> tuple:
+        return climb(log_density, jax.vmap(target.of_prior)(keys), *inputs)
 
-    keys = random.split(prior_key, FROM_PRIOR)
     level, varies = log_p.mean(), log_p.std()
-    inputs = keys, near, level - varies
-    others, log_others = arguments.hoisted(from_prior, *inputs)(*inputs)
-    arrived = np.asarray(log_others > level - 3 * varies - 1)
-    others = jnp.where(arrived[:, None], others, near[FROM_GUIDE:CHAINS])
-    start = jnp.concatenate([near[:FROM_GUIDE], others])
+    goal = (level - varies).astype(near.dtype)
+    inputs = random.split(prior_key, FROM_PRIOR), center, spread, goal
+    others, log_others = map(
+        np.asarray, arguments.hoisted(from_prior, *inputs, level=1)(*inputs)
+    )
+    arrived = log_others > level - 3 * varies - 1
+    others = np.where(arrived[:, None], others, near[FROM_GUIDE:CHAINS])
+    start = np.concatenate([near[:FROM_GUIDE], others])
     kept, least = [], LEAST_ROUNDS * KEPT
-    for place in moved(chain_key, log_density, near, start):
+    for place in moved(chain_key, log_density, spread, start):
         kept.append(place)
         if len(kept) == 1:
             began = time.perf_counter()  # the first one compiles
         seconds = time.perf_counter() - began
-        if len(kept) == 2 and seconds * least > max_seconds:
-            raise _too_slow(seconds * least, max_seconds)
-        if len(kept) >= least and seconds > max_seconds:
+        if len(kept) == 2 and seconds * least > draws.left:
+            raise _too_slow("short chains", seconds * least, draws.max_seconds)
+        if len(kept) >= least and seconds > draws.left:
             break
     places, log_p = (
-        jnp.stack(parts) for parts in zip(*kept[len(kept) // 2 :], strict=True)
+        np.stack(parts) for parts in zip(*kept[len(kept) // 2 :], strict=True)
     )
-    from_guide = np.asarray(places[:, :FROM_GUIDE])
-    _refuse_rounded(target, np.asarray(near), from_guide)
-    of_guide = _of_guide(wide_key, target, dim, num_draws)
-    of_all = _read(arguments.hoisted(jax.vmap(target.values), start), places)
+    _refuse_rounded(target, near, places[:, :FROM_GUIDE])
+    of_each = [jax.tree.map(np.asarray, read(at)) for at in places]
+    of_all = {name: np.stack([at[name] for at in of_each]) for name in of_guide}
     # As probable: a mode that is 3 nats below the others holds a twentieth of them.
     log_p, log_others = log_p[:, :FROM_GUIDE], log_p[:, FROM_GUIDE:]
     probable = log_others.mean(0) > log_p.mean() - 3 - 0.3 * log_p.std()
-    taken = np.flatnonzero(arrived & np.asarray(probable)) + FROM_GUIDE
+    taken = np.flatnonzero(arrived & probable) + FROM_GUIDE
     return Found(
-        {n: v.reshape(-1, v.shape[-1]) for n, v in of_guide.items()},
-        {n: v[:, :FROM_GUIDE] for n, v in of_all.items()},
-        {n: v[:, taken] for n, v in of_all.items()},
+        {n: v.astype(float) for n, v in of_guide.items()},
+        {n: v[:, :FROM_GUIDE].astype(float) for n, v in of_all.items()},
+        {n: v[:, taken].astype(float) for n, v in of_all.items()},
         int(arrived.sum()),
-        slowest(from_guide),
-        float(jnp.finfo(near.dtype).eps),
+        slowest(places[:, :FROM_GUIDE]),
+        float(eps),
+        target.circular,
     )

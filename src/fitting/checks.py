@@ -57,7 +57,7 @@ class Keys(Messenger):
         self.asked |= msg["type"] == "prng_key"
 
 
-def _dependent(jaxpr: Any, inputs: list) -> list[bool]:
+def dependent(jaxpr: Any, inputs: list) -> list[bool]:
     """Return which results of a traced program depend on some of its inputs."""
     reached = set(inputs)
     for equation in jaxpr.eqns:
@@ -125,7 +125,7 @@ def look(fn: Callable, put: Callable, moving: dict, static: dict) -> Seen:
             jaxpr = jax.make_jaxpr(run)(moving).jaxpr
     except Exception as error:  # a model may fail in any way
         return Seen(kept, error, set())
-    pairs = zip(names, _dependent(jaxpr, jaxpr.invars), strict=True)
+    pairs = zip(names, dependent(jaxpr, jaxpr.invars), strict=True)
     with_rows = {name for name, depends in pairs if depends}
     return Seen(kept, None, with_rows, keys.asked)
 
@@ -634,7 +634,7 @@ def start(
             reason = cause(svi, source, source.first, 1, what)
             raise ValueError(f"model: {reason}") from error
     if many and init_state is None:
-        state = hoisted(jax.vmap(one), rng_key, runs_once=True)(rng_key)
+        state = hoisted(jax.vmap(one), rng_key, level=0)(rng_key)
     state = state if init_state is None else init_state
     if state.mutable_state and getattr(svi.loss, "num_particles", 1) > 1:
         warnings.warn(

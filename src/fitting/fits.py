@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
@@ -13,7 +12,10 @@ from fitting import arguments, chains, checks, draws
 
 
 def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
-    """Return whether a model makes noise with the keys in its state (dropout)."""
+    """Return whether a model makes noise with the keys in its state (dropout).
+
+    To be asked of a model with mutable state.
+    """
 
     def other(leaf: Any) -> Any:
         if not arguments.is_key(leaf):
@@ -35,13 +37,31 @@ def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
     return bool(first != second)
 
 
+def _depends_on_key(model: Callable, sites: dict, args: tuple, kwargs: dict) -> bool:
+    """Return whether the density of a model, given its unknowns, is random.
+
+    A model may ask for a key and not need it, as for a hidden site that nobody reads.
+    """
+    values = {name: at["value"] for name, at in checks.unknowns(sites).items()}
+
+    def density(key: jax.Array, values: dict) -> jax.Array:
+        given = seed(substitute(model, data=values), key)
+        return log_density(given, args, kwargs, {})[0]
+
+    example = jax.random.key(0), jax.tree.map(arguments.shape_of, values)
+    jaxpr = jax.make_jaxpr(density)(*example).jaxpr
+    return any(checks.dependent(jaxpr, jaxpr.invars[:1]))
+
+
 def no_chains(model: Callable, args: tuple, kwargs: dict) -> str:
     """Return why a sampler cannot move the unknowns of a model, or nothing."""
     seen = checks.look(model, arguments.AllRows(args, kwargs).put, {}, {})
     whole = [n for n, at in checks.unknowns(seen.sites).items() if at["fn"].is_discrete]
     if whole:
         return f"model: {whole} are whole numbers, which gradients do not move"
-    if seen.noisy or _is_noisy(model, args, kwargs):
+    has_state = any(at["type"] == "mutable" for at in seen.sites.values())
+    noisy = seen.noisy and _depends_on_key(model, seen.sites, args, kwargs)
+    if noisy or (has_state and _is_noisy(model, args, kwargs)):
         return "model: it draws noise of its own, such as dropout, at each call"
     return ""
 
@@ -58,14 +78,30 @@ class Fit(NamedTuple):
     no_weights: str = ""
 
 
-def _no_weights(of_model: dict, of_guide: dict, still: set[str]) -> str:
+def _drawn(guide: Callable, args: tuple, kwargs: dict) -> set[str]:
+    """Return the sample sites of a guide whose values depend on its key."""
+    names = []
+
+    def values(key: jax.Array) -> list:
+        sites = trace(seed(guide, key)).get_trace(*args, **kwargs)
+        found = {n: at["value"] for n, at in sites.items() if at["type"] == "sample"}
+        names.extend(found)
+        return list(found.values())
+
+    jaxpr = jax.make_jaxpr(values)(jax.random.key(0)).jaxpr
+    depend = checks.dependent(jaxpr, jaxpr.invars)
+    return {name for name, each in zip(names, depend, strict=True) if each}
+
+
+def _no_weights(of_model: dict, of_guide: dict, drawn: set[str]) -> str:
     """Return why a guide has no importance weights, or nothing.
 
-    `still` are sites that the guide draws at the same place each time.
+    `drawn` are the sites that the guide draws anew each time. It may draw one unknown
+    for all others, which then stand as points that move.
     """
     points = [
         name
-        for name in sorted(still)
+        for name in sorted(of_guide.keys() & of_model.keys() - drawn)
         if of_guide[name]["type"] == "sample" and checks.is_point(of_guide[name])
     ]
     if points:
@@ -80,7 +116,7 @@ def _no_weights(of_model: dict, of_guide: dict, still: set[str]) -> str:
         for name, site in of_model.items()
         if site["type"] == "sample"
         and not site["is_observed"]
-        and name not in of_guide
+        and of_guide.get(name, {}).get("type") != "sample"
         and not checks.is_point(site)
     ]
     if missing:
@@ -106,8 +142,12 @@ def checked(
     params: dict[str, Any],
     args: tuple,
     kwargs: dict,
+    options: tuple[str, ...],
 ) -> Fit:
-    """Check a fit, and put parameters and all rows into model and guide."""
+    """Check a fit, and put parameters and all rows into model and guide.
+
+    `options` are the keywords of the helper, which a misspelt one may have meant.
+    """
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict, got {type(params).__name__}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -117,6 +157,7 @@ def checked(
         if not callable(fn):
             kind = type(fn).__name__
             raise TypeError(f"{name}: expected a NumPyro {name}, got {kind}")
+    arguments.refuse_call(model, args, kwargs, options)
     draws.refuse_new(guide, params)
     made = guide
     model, guide = (
@@ -139,14 +180,5 @@ def checked(
         )
     draws.refuse_missing(params, drawn.sites | seen.sites)
     checks.refuse_values(seen.sites)
-    # A guide may draw one unknown for all others, which then stand as points.
-    first, second = (
-        trace(seed(guide, key)).get_trace(*args, **kwargs)
-        for key in jax.random.split(jax.random.key(0))
-    )
-    still = {
-        name
-        for name in drawn.sites.keys() & seen.sites.keys()
-        if np.array_equal(first[name]["value"], second[name]["value"])
-    }
-    return Fit(model, guide, _no_weights(seen.sites, drawn.sites, still))
+    moving = _drawn(guide, args, kwargs)
+    return Fit(model, guide, _no_weights(seen.sites, drawn.sites, moving))

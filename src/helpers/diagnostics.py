@@ -76,7 +76,8 @@ def log_weights(
     num_draws = arguments.positive_int("num_draws", num_draws)
     batch_size = arguments.positive_int("batch_size", batch_size)
     args, kwargs = model_args, model_kwargs
-    fitted = fits.checked(model, guide, params, args, kwargs)
+    options = "num_draws", "batch_size"
+    fitted = fits.checked(model, guide, params, args, kwargs, options)
     if fitted.no_weights:
         raise ValueError(fitted.no_weights)
 
@@ -95,12 +96,26 @@ def log_weights(
     given = arguments.named_leaves(model, args, kwargs)
     with draws.explained(model, params, args, kwargs):
         weights = np.asarray(arguments.hoisted(every, keys, given=given)(keys))
-    if np.isnan(weights).any():
-        raise ValueError(
-            f"params: {np.isnan(weights).sum()} of {num_draws} log weights are NaN; "
-            "are the parameters finite and the data inside the model's support?"
-        )
+    _refuse_nan(weights, model, args, kwargs)
     return weights
+
+
+def _refuse_nan(
+    weights: np.ndarray, model: Callable, args: tuple, kwargs: dict
+) -> None:
+    """Refuse log weights that are NaN, and name what may be the cause."""
+    if not np.isnan(weights).any():
+        return
+    problem = f"{np.isnan(weights).sum()} of {weights.size} log weights are NaN"
+    if faults := arguments.faults(model, args, kwargs):
+        raise ValueError(
+            f"{', '.join(faults)}, and {problem}; leave such rows out, mask them or "
+            "make them unknowns"
+        )
+    raise ValueError(
+        f"params: {problem}; do draws of the guide lead the model out of the domain of "
+        "a function, such as jnp.log?"
+    )
 
 
 @dataclass(frozen=True)
@@ -268,8 +283,9 @@ def report(
     num_draws : int
         Number of draws of the guide, at least 100.
     max_seconds : float
-        Time for the chains, apart from compilation and draws of the guide. If it does
-        not suffice, the verdict is ``"cannot tell"``.
+        Time for draws, their weights and the chains. Compilation is not counted, nor
+        the first 80 draws and the climb from the prior, which run as they are compiled.
+        If it does not suffice, the verdict is ``"cannot tell"``.
 
     Returns
     -------
@@ -288,7 +304,8 @@ def report(
     more than a third, each by more than twice the standard error, and for sds in the
     central nine tenths as well; or if a fifth of the chains from the prior that arrived
     (at least two) end 4 sds away and are about as probable. Of a site with more than
-    1,000 numbers, 1,000 are judged. What goes unseen: lost correlations, skewness,
+    1,000 numbers, 1,000 are judged. Angles are not judged, since means and sds say
+    nothing about numbers that wrap. What goes unseen: lost correlations, skewness,
     modes that no chain reaches, and modes of a much lower density, however broad.
     Many short chains: Hoffman and Ma (2020); Margossian et al. (2024).
     """
@@ -298,25 +315,39 @@ def report(
         raise ValueError(f"num_draws: expected at least 100, got {num_draws}")
     max_seconds = arguments.positive("max_seconds", max_seconds)
     args, kwargs = model_args, model_kwargs
-    fitted = fits.checked(model, guide, params, args, kwargs)
+    options = "num_draws", "max_seconds"
+    fitted = fits.checked(model, guide, params, args, kwargs, options)
     if fitted.no_weights:
         return Report("cannot tell", [fitted.no_weights])
+    given = list(arguments.named_leaves(model, args, kwargs))
     weight_key, chain_key = jax.random.split(rng_key)
-    inputs = model, guide, params, *args
-    weights = log_weights(weight_key, *inputs, num_draws=num_draws, **kwargs)
-    if np.isneginf(weights).any():
-        share = np.isneginf(weights).mean()
-        return Report("off", [f"{share:.1%} of the guide's draws have probability 0"])
-    importance = importance_summary(weights)
     if why_not := fits.no_chains(fitted.model, args, kwargs):
+        inputs = model, guide, params, *args
+        weights = log_weights(weight_key, *inputs, num_draws=num_draws, **kwargs)
+        if impossible := _impossible(weights):
+            return Report("off", impossible)
+        importance = importance_summary(weights)
         return Report("cannot tell", [why_not], importance=importance)
+    importance = None
     try:
         with draws.explained(model, params, args, kwargs):
             target = chains.posterior(fitted.model, fitted.guide, args, kwargs)
-            found = chains.explore(chain_key, target, num_draws, max_seconds)
+            drawing = chains.Draws(target, max_seconds, given)
+            weights = drawing.weights(weight_key, num_draws)
+            _refuse_nan(weights, model, args, kwargs)
+            if impossible := _impossible(weights):
+                return Report("off", impossible)
+            importance = importance_summary(weights)
+            found = chains.explore(chain_key, drawing, num_draws)
     except chains.CannotTellError as error:
         return Report("cannot tell", [str(error)], importance=importance)
     return _judged(found, importance)
+
+
+def _impossible(weights: np.ndarray) -> list[str]:
+    """Say how many draws of a guide the model excludes, if any."""
+    share = np.isneginf(weights).mean()
+    return [f"{share:.1%} of the guide's draws have probability 0"] if share else []
 
 
 def _errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -410,6 +441,11 @@ def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
     off, unclear, sites, shifts, ratios = [], [], [], {}, {}
     for name, of_chains in found.of_chains.items():
         of_guide, of_others = found.of_guide[name], found.of_others[name]
+        if name in found.circular:
+            unclear.append(
+                f"{name}: means and sds say nothing about angles, which wrap"
+            )
+            continue
         some = np.isfinite(of_chains).any((0, 1)) | np.isfinite(of_guide).any(0)
         of_guide, of_chains, of_others = (
             values[..., some] for values in (of_guide, of_chains, of_others)

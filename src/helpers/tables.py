@@ -10,8 +10,13 @@ from typing import Any
 
 from IPython.display import Markdown
 
-#: A word of at least four letters makes a column one of text; a TeX command is none.
-WORD = re.compile(r"(?<!\\)\b[A-Za-z]{4}")
+#: A cell is text if it has a word of at least four letters (a TeX command is none), or
+#: begins with any word; a unit behind a number makes no text of it.
+WORD = re.compile(r"(?<!\\)\b[A-Za-z]{4}|^[`*]*(?!NaN\b|nan\b|inf\b)[A-Za-z]")
+#: What takes no room on a page.
+MARKUP = re.compile(r"\\[a-z]+ |[$`*{}^]")
+#: If a line of a table is longer, Pandoc takes the widths of columns from the dashes.
+LONGEST = 72
 
 
 def _shown(value: Any, digits: int) -> str:
@@ -29,6 +34,13 @@ def _shown(value: Any, digits: int) -> str:
     return text.rstrip(".").replace("-", "−")
 
 
+def _width(header: str, column: Sequence[str]) -> int:
+    """Return the width of a column, in characters; its header may take two lines."""
+    words = max(map(len, header.split()), default=0)
+    cells = (len(MARKUP.sub("", cell)) for cell in column)
+    return max(3, words, -(-len(header) // 2), *cells)
+
+
 def table(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Markdown:
     """Show rows of results as a table.
 
@@ -43,7 +55,8 @@ def table(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Markdown:
     Returns
     -------
     IPython.display.Markdown
-        The first column and columns with words are aligned left, numbers right.
+        The first column and columns with words are aligned left, numbers right. In a
+        wide table, columns are as wide as what they hold.
 
     Raises
     ------
@@ -57,7 +70,15 @@ def table(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Markdown:
         if list(row) != header:
             raise ValueError(f"rows[{index}]: expected keys {header}, got {list(row)}")
     cells = [[_shown(row[name], digits) for name in header] for row in rows]
-    worded = [any(map(WORD.search, column)) for column in zip(*cells, strict=True)]
-    left = [True, *worded[1:]]
-    lines = [header, [":--" if each else "--:" for each in left], *cells]
-    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    columns = list(zip(*cells, strict=True))
+    worded = [any(map(WORD.search, column)) for column in columns]
+    lines = ["| " + " | ".join(line) + " |" for line in [header, *cells]]
+    widths = [3] * len(header)
+    if max(map(len, lines)) > LONGEST:
+        widths = list(map(_width, header, columns))
+    dashes = [
+        ":" + "-" * (width - 1) if left else "-" * (width - 1) + ":"
+        for left, width in zip([True, *worded[1:]], widths, strict=True)
+    ]
+    lines.insert(1, "| " + " | ".join(dashes) + " |")
+    return Markdown("\n".join(lines))

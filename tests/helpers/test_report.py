@@ -12,9 +12,10 @@ import optax
 import pytest
 from flax import nnx
 from numpyro.contrib.module import nnx_module, random_nnx_module
-from numpyro.handlers import mask
+from numpyro.handlers import block, mask, reparam
 from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from numpyro.infer.reparam import CircularReparam
 
 from fitting import chains
 from helpers.diagnostics import importance_summary, log_weights, report
@@ -276,7 +277,7 @@ def test_what_it_cannot_tell():
 
 def hidden(model):
     """Return a guide for the continuous unknown."""
-    return AutoNormal(numpyro.handlers.block(model, hide=["which"]))
+    return AutoNormal(block(model, hide=["which"]))
 
 
 def test_whole_numbers_that_a_guide_draws():
@@ -293,11 +294,16 @@ def test_whole_numbers_that_a_guide_draws():
 
 def test_too_little_time():
     y = jnp.repeat(J, 1_000)
-    said = report(KEY, model, guide, of(), y, num_draws=100, max_seconds=0.01)
+    said = report(KEY, model, guide, of(), y, num_draws=100, max_seconds=0.3)
     assert said.verdict == "cannot tell"
-    assert "max_seconds is 0.01" in said.reasons[0]
+    assert "short chains need" in said.reasons[0]
+    assert "max_seconds is 0.3" in said.reasons[0]
     assert "NUTS on a subset" in said.reasons[0]
     assert said.importance.num_draws == 100
+    said = report(KEY, model, guide, of(), y, max_seconds=1e-4)
+    assert said.verdict == "cannot tell"
+    assert "draws of the guide need" in said.reasons[0]
+    assert said.importance is None
 
 
 @pytest.mark.parametrize(
@@ -441,3 +447,71 @@ def test_what_is_no_fit_is_named():
     said = report(KEY, model, misspelt, {"loc": 0.0}, J)
     assert said.verdict == "cannot tell"
     assert "but ['mmu'], which the model does not have" in said.reasons[0]
+
+
+def test_misspelt_and_missing_arguments_are_named():
+    for call, options in ((report, "max_seconds"), (log_weights, "batch_size")):
+        with pytest.raises(TypeError, match=f"num_drawz: .*{options}.*y, size"):
+            call(KEY, model, guide, of(), J, num_drawz=200)
+        with pytest.raises(TypeError, match=r"model: .*missing .*'y'.* as in the fit"):
+            call(KEY, model, guide, of())
+
+    def of_any(y, **options):
+        model(y)
+
+    def its_guide(y, **options):
+        guide(y)
+
+    assert log_weights(KEY, of_any, its_guide, of(), J, num_drawz=200).size == 20_000
+
+
+def test_angles_are_not_judged_by_means_and_sds():
+    def turned():
+        numpyro.sample("angle", dist.VonMises(jnp.pi, 4.0))
+        numpyro.sample("mu", dist.Normal(0, 1))
+
+    def exact():
+        numpyro.sample("angle", dist.VonMises(numpyro.param("at", 0.0), 4.0))
+        numpyro.sample("mu", dist.Normal(0, 1))
+
+    said = report(KEY, turned, exact, {"at": jnp.pi})
+    assert said.verdict == "cannot tell"
+    assert said.reasons == ["angle: means and sds say nothing about angles, which wrap"]
+    assert list(said.shifts) == ["mu"]
+
+    unwrapped = reparam(turned, config={"angle": CircularReparam()})
+    target = chains.posterior(unwrapped, AutoNormal(unwrapped), (), {})
+    assert target.circular == ["angle_unwrapped", "angle"]
+
+
+def test_a_hidden_site_is_noise_only_where_the_density_needs_it():
+    def hidden():
+        mu = numpyro.sample("mu", dist.Normal(0, 2))
+        numpyro.sample("y", dist.Normal(mu, 1).expand([len(Y)]).to_event(1), obs=J)
+        with block():
+            return numpyro.sample("new", dist.Normal(mu, 1))
+
+    def noisy():
+        numpyro.factor("random", hidden())
+
+    def its_guide():
+        guide(J)
+
+    assert report(KEY, hidden, its_guide, of()).verdict == "good"
+    said = report(KEY, noisy, its_guide, of())
+    assert "noise of its own" in said.reasons[0]
+
+
+def test_nan_in_the_data_is_not_blamed_on_the_parameters():
+    x = RNG.normal(size=40).astype("float32")
+    x[3] = np.nan
+
+    def line(x, y):
+        numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal()) * x), obs=y)
+
+    def its_guide(x, y):
+        guide(y)
+
+    for call in (report, log_weights):
+        with pytest.raises(ValueError, match=r"^x has 1 NaN .*\(3,\), and 200"):
+            call(KEY, line, its_guide, of(), x, J, num_draws=200)

@@ -1,6 +1,9 @@
 """Tables: numbers as a reader wants them, and refused rows."""
 
+import re
+
 import jax.numpy as jnp
+import pypandoc
 import pytest
 
 from helpers import tables
@@ -25,3 +28,37 @@ def test_table_shows_numbers_and_refuses_ragged_rows():
         tables.table([])
     with pytest.raises(ValueError, match=r"rows\[1\]: expected keys \['a'\]"):
         tables.table([{"a": 1}, {"b": 1}])
+
+
+@pytest.mark.parametrize(
+    ("cells", "dashes"),
+    [
+        (["off", "good"], ":--"),
+        (["off", "off"], ":--"),
+        (["`mu`", "`x`"], ":--"),
+        (["no", 3], ":--"),
+        (["240 B", "2.4 MB"], "--:"),
+        (["1.2 (0.9 to 1.4)", "NaN"], "--:"),
+        ([9.94e-5, float("inf")], "--:"),
+        (["", 3.0], "--:"),
+    ],
+)
+def test_words_are_aligned_left_and_numbers_right(cells, dashes):
+    rows = [{"site": "a", "column": cell} for cell in cells]
+    head = tables.table(rows).data.splitlines()[1]
+    assert head == f"| :-- | {dashes} |"
+
+
+def test_columns_of_a_wide_table_are_as_wide_as_their_content():
+    says = "the posterior is far from the guide in one direction of several"
+    rows = [{"verdict": "off", "largest ratio of sds": 9.94e-5, "why": says}] * 2
+    text = tables.table(rows).data
+    verdict, ratio, why = map(len, text.splitlines()[1].strip("| ").split(" | "))
+    assert (verdict, ratio, why) == (7, 10, len(says))
+    page = pypandoc.convert_text(text, "html", format="markdown")
+    widths = [int(width) for width in re.findall(r"width: (\d+)%", page)]
+    assert widths == [100 * w // (7 + 10 + len(says)) for w in (verdict, ratio, why)]
+
+    narrow = [{"verdict": "off", "sds": 1.0, "why": "narrow"}] * 2
+    page = pypandoc.convert_text(tables.table(narrow).data, "html", format="markdown")
+    assert "width" not in page
