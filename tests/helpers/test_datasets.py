@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from scipy.special import digamma, polygamma
 
 from helpers.datasets import (
+    demand,
     flights,
     log_gamma_sample,
     shop_sales,
@@ -236,3 +238,67 @@ def test_flights():
     assert (table["delay"] > 15).sum() / table["delay"].notna().sum() > 0.23
     assert table["date"].is_monotonic_increasing
     assert str(table["date"].min().date()) == "2013-01-01"
+
+
+def test_demand_follows_its_truth():
+    frame, truth = demand(np.random.default_rng(1), 600, 120, late=0.25)
+    names = ["series", "group", "date", "price", "sales", "sold_out"]
+    assert frame.columns.tolist() == names
+    assert (frame["group"] == frame["series"] % 10).all()
+    assert truth["elasticity"].shape == truth["phi"].shape == (600,)
+    assert truth["season"].shape == (10, 120)
+    assert (frame["date"].dt.day_of_week == 0).all()
+    start = frame.groupby("series")["date"].min()
+    late = start > frame["date"].min()
+    assert 0.19 < late.mean() < 0.31
+    weeks = frame.groupby("series")["date"]
+    assert (weeks.max() == frame["date"].max()).all()
+    assert ((weeks.max() - weeks.min()).dt.days // 7 + 1 == weeks.size()).all()
+    assert set(frame["price"].round(2)) == {1.0, 0.9, 0.8, 0.7, 0.6}
+    assert (frame["price"] < 1).mean() == pytest.approx(1 / 7, abs=0.01)
+    # Sold is what was wanted, but where it sold out.
+    wanted, mean = truth["demand"], truth["mean"]
+    full = ~frame["sold_out"]
+    assert (frame["sales"] == wanted)[full].all()
+    assert (frame["sales"] <= wanted).all()
+    assert 0.03 < frame["sold_out"].mean() < 0.15
+    # A negative binomial: the variance is the mean, and its square over phi.
+    assert (wanted / mean).mean() == pytest.approx(1, abs=0.02)
+    expected = mean + mean**2 / truth["phi"][frame["series"]]
+    assert ((wanted - mean) ** 2 / expected).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_the_price_does_what_the_truth_says():
+    frame, truth = demand(np.random.default_rng(2), 50, 100)
+    cheap = np.log(frame["price"].to_numpy())
+    series = frame["series"].to_numpy()
+    usual = truth["mean"] / np.exp(truth["elasticity"][series] * cheap)
+    # Without its effect, cheap weeks are like others.
+    level = pd.Series(usual).groupby(series).transform("mean")
+    assert (usual / level)[cheap < 0].mean() == pytest.approx(1, abs=0.03)
+
+
+def test_all_articles_can_start_at_once():
+    frame, _ = demand(np.random.default_rng(1), 5, 4, num_groups=2, late=0)
+    assert len(frame) == 20
+    assert set(frame["group"]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_series": 0}, "num_series: expected at least 1"),
+        ({"num_weeks": 0}, "num_weeks: expected at least 1"),
+        ({"num_groups": 0}, "num_groups: expected at least 1"),
+        ({"late": 1.5}, "late: expected a share"),
+    ],
+)
+def test_bad_demand(change, message):
+    call = {"num_series": 3, "num_weeks": 4} | change
+    with pytest.raises(ValueError, match=message):
+        demand(np.random.default_rng(0), **call)
+
+
+def test_demand_wants_a_generator():
+    with pytest.raises(TypeError, match="rng: expected"):
+        demand(1)

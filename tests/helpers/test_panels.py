@@ -135,3 +135,65 @@ def test_gaps_of_every_kind_get_number_0(values, dtype):
     codes, levels = number_groups(column)
     assert codes.tolist() == [1, 0]
     assert number_groups(column, levels)[0].tolist() == [1, 0]
+
+
+DAYS = pd.DataFrame(
+    {
+        "shop": ["a", "b", "a"],
+        "day": pd.to_datetime(["2024-01-22", "2024-01-01", "2024-01-08"]),
+        "sales": [1.0, 2.0, 0.0],
+        "open": [True, False, True],
+    }
+)
+
+
+def test_even_steps_keep_times_that_nobody_has():
+    panel = to_panel(
+        DAYS, "shop", "day", ["sales", "open"], every="7D", counts=["sales"]
+    )
+    assert (
+        panel.times.tolist()
+        == pd.date_range("2024-01-01", periods=4, freq="7D").tolist()
+    )
+    np.testing.assert_array_equal(panel.seen, [[0, 1, 0, 1], [1, 0, 0, 0]])
+    np.testing.assert_array_equal(panel.values["sales"], [[0, 0, 0, 1], [2, 0, 0, 0]])
+    assert panel.values["sales"].dtype == np.int32
+    np.testing.assert_array_equal(panel.values["open"], [[0, 1, 0, 1], [0, 0, 0, 0]])
+
+
+def test_even_steps_of_numbers():
+    frame = DAYS.assign(day=[7, 1, 3])
+    panel = to_panel(frame, "shop", "day", ["sales"], every=2)
+    assert panel.times.tolist() == [1, 3, 5, 7]
+    assert to_panel(frame[:0], "shop", "day", ["sales"], every=2).seen.shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "error", "message"),
+    [
+        ({"sales": [1, -1, 0.5]}, {}, ValueError, "'sales', got -1 and 1 more"),
+        (
+            {"day": pd.to_datetime(["2024-01-22", "2024-01-01", "2024-01-09"])},
+            {},
+            ValueError,
+            "got 2024-01-09 00:00:00 and 0 more that lie between",
+        ),
+        ({"day": ["x", "y", "z"]}, {}, TypeError, "dates or numbers in column 'day'"),
+        ({}, {"every": "week"}, ValueError, "every: expected a length of time"),
+        ({}, {"every": 7}, ValueError, "every: expected a length of time"),
+        ({}, {"every": "-7D"}, ValueError, "every: expected a length of time"),
+        (
+            {"day": [1, 2, 3]},
+            {"every": 0},
+            ValueError,
+            "every: expected a number above",
+        ),
+        ({"day": [1, 2, 3]}, {"every": "1D"}, ValueError, "every: expected a number"),
+        ({}, {"counts": ["units"]}, ValueError, "counts: expected some of the columns"),
+        ({}, {"counts": "sales"}, TypeError, "counts: expected a list of names"),
+    ],
+)
+def test_bad_steps_and_counts(change, more, error, message):
+    call = {"every": "7D", "counts": ["sales"]} | more
+    with pytest.raises(error, match=message):
+        to_panel(DAYS.assign(**change), "shop", "day", ["sales"], **call)

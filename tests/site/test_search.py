@@ -135,6 +135,17 @@ QUESTIONS = {
         "HMCECS",
         "which method is fastest",
     ],
+    "10": [
+        "demand forecasting",
+        "intermittent demand",
+        "stock-outs",
+        "negative binomial time series",
+        "price elasticity",
+        "newsvendor",
+        "AutoETS",
+        "cold start",
+        "weighted interval score",
+    ],
     "12": [
         "out of memory",
         "multiple GPUs",
