@@ -139,7 +139,7 @@ def other_data():
     rng = np.random.default_rng(9)
     weeks = pd.date_range("2025-03-04", periods=60, freq="7D")
     parts = []
-    for number in range(12):
+    for number in range(6):
         level = rng.uniform(0.5, 12)
         price = np.where(rng.random(60) < 0.2, 0.8, 1.0)
         part = pd.DataFrame({"date": weeks, "price": price})
@@ -152,8 +152,10 @@ def other_data():
     parts[1] = parts[1].iloc[51:]  # a single week before the plan
     parts[2] = parts[2].drop(parts[2].index[10:14])  # a gap
     frame = pd.concat(parts).sample(frac=1, random_state=3)
-    plan = frame["date"] >= weeks[52]
-    return frame[~plan], frame[plan].drop(columns=["sales", "sold_out"])
+    later = frame["date"] >= weeks[52]
+    plan = frame[later].drop(columns=["sales", "sold_out"])
+    launch = plan[plan["series"] == "tea 05"].assign(series="tea 99")  # no sales yet
+    return frame[~later], pd.concat([plan, launch])
 
 
 def test_the_script_serves_other_data_and_loads_what_it_saved(
@@ -164,10 +166,9 @@ def test_the_script_serves_other_data_and_loads_what_it_saved(
         for node in ast.parse(cells[cell]).body:
             if isinstance(node, ast.Assign) and node.targets[0].id == wanted:
                 names[wanted] = ast.literal_eval(node.value)
-    parts = [
-        t for n, t in definitions.items() if n in names["header"] + cells["module"]
-    ]
-    (tmp_path / "demand_model.py").write_text("\n\n".join([names["header"], *parts]))
+    header = "from typing import NamedTuple\n" + names["header"]
+    parts = [text for name, text in definitions.items() if name in cells["module"]]
+    (tmp_path / "demand_model.py").write_text("\n\n".join([header, *parts]))
     (tmp_path / "forecast.py").write_text(names["script"])
     sales, plan = other_data()
     sales.to_parquet(tmp_path / "sales.parquet")
@@ -181,9 +182,11 @@ def test_the_script_serves_other_data_and_loads_what_it_saved(
         assert ("Verdict" in done.stdout) == (len(tables) == 1)
     pd.testing.assert_frame_equal(*tables)
     first = tables[0]
-    assert len(first) == 12 * 8
+    assert len(first) == 7 * 8
     assert first["date"].min() == "2026-03-03"
     middle = first.groupby("series")["0.5"].mean()
+    assert middle["tea 99"] > 0
+    middle = middle.drop("tea 99")
     before = sales.groupby("series")["sales"].mean()
     assert np.corrcoef(middle, before)[0, 1] > 0.9
     assert (first["0.1"] <= first["0.9"]).all()
