@@ -1,10 +1,10 @@
 """Demand of many articles: guides against NUTS, pooling, and seconds by size.
 
-The model of notebook 10 on simulated articles. Three questions: how wide are two
+The model of notebook 10 on simulated articles. Four questions: how wide are two
 guides beside NUTS on fifty articles; what do pooling and the record of sold-out weeks
-bring, on several data sets; how many seconds do SVI and NUTS take as the number of
-articles grows? (Seconds of all cores together, with compilation: what else the machine
-does changes them little.)
+bring, beside AutoETS, on several data sets; do more steps change anything; how many
+seconds do SVI and NUTS take as the number of articles grows? (Seconds of all cores
+together, with compilation: what else the machine does changes them little.)
 Writes ``demand.json``. Run it from the root of the project:
 
     python -m benchmarks.measure.demand
@@ -20,6 +20,8 @@ import optax
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, init_to_median
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from statsforecast import StatsForecast
+from statsforecast.models import AutoETS, Naive
 
 from benchmarks.shared import record
 from benchmarks.shared.demand_model import Future, History, calendar, demand_model
@@ -30,7 +32,7 @@ from helpers.forecasts import LEVELS, weighted_interval_score
 from helpers.panels import to_panel
 from helpers.training import fit, predict
 
-PACKAGES = ("jax", "numpyro", "optax")
+PACKAGES = ("jax", "numpyro", "optax", "statsforecast")
 HELD_OUT = 26
 GUIDES = {"mean-field": AutoNormal, "full rank": AutoMultivariateNormal}
 SPANS = (("below 26", 0, 26), ("26 to 103", 26, 104), ("104 and more", 104, 1_000))
@@ -182,6 +184,62 @@ def judged(key: jax.Array, seed: int, num_series: int, steps: int) -> list[dict]
     return lines
 
 
+def simple(seed: int, num_series: int) -> list[dict]:
+    """Score AutoETS on the same articles and weeks, by its mean and intervals."""
+    frame, _ = datasets.demand(np.random.default_rng(seed), num_series)
+    history, _, values, _ = articles(seed, num_series)
+    weeks, actual = history.seen.sum(1), values["demand"][:, -HELD_OUT:].T
+    past = frame[frame["date"] < sorted(frame["date"].unique())[-HELD_OUT]]
+    past = past.rename(columns={"series": "unique_id", "date": "ds", "sales": "y"})
+    model = StatsForecast([AutoETS()], freq="W-MON", fallback_model=Naive())
+    table = past[["unique_id", "ds", "y"]]
+    lines = model.forecast(df=table, h=HELD_OUT, level=[50, 80, 95])
+    ends = ("-lo-95", "-lo-80", "-lo-50", "", "-hi-50", "-hi-80", "-hi-95")
+    columns = [np.maximum(lines[f"AutoETS{end}"], 0) for end in ends]
+    quantiles = np.stack([np.reshape(c, (-1, HELD_OUT)).T for c in columns])
+    score = weighted_interval_score(actual, quantiles).mean(0)
+    found = []
+    for label, few, many in SPANS:
+        chosen = (weeks >= few) & (weeks < many)
+        facts = {"data": seed, "way": "AutoETS", "weeks": label}
+        facts |= {"articles": int(chosen.sum()), "score": float(score[chosen].mean())}
+        found.append(facts)
+    return found
+
+
+def arrived(num_series: int, lengths: Sequence[int], keys: int) -> list[dict]:
+    """Fit all articles with fewer and more steps: what still moves is not there yet."""
+    history, future, values, _ = articles(10, num_series)
+    actual, lines = values["demand"][:, -HELD_OUT:].T, []
+    for steps in lengths:
+        for run in range(keys):
+            fit_key, draw_key = jax.random.split(jax.random.key(1_000 + run))
+            guide, result = fitted(fit_key, history, AutoNormal, steps)
+            drawn = predict(
+                draw_key,
+                demand_model,
+                guide,
+                result.params,
+                200,
+                history,
+                future=future,
+                sites=["demand", "memory", "price_spread"],
+            )
+            quantiles = np.quantile(drawn["demand"], LEVELS, axis=0)
+            lines.append(
+                {
+                    "steps": steps,
+                    "run": run,
+                    "elbo": round(-float(result.losses[-20:].mean())),
+                    "memory": float(drawn["memory"].mean()),
+                    "price_spread": float(drawn["price_spread"].mean()),
+                    "score": float(weighted_interval_score(actual, quantiles).mean()),
+                }
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
 def seconds(sizes: Sequence[int], most: int, counts: tuple, steps: int) -> list[dict]:
     """Count the seconds of SVI at every size, and of NUTS up to `most` articles."""
     lines = []
@@ -206,7 +264,7 @@ def seconds(sizes: Sequence[int], most: int, counts: tuple, steps: int) -> list[
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Answer the three questions."""
+    """Answer the four questions."""
     parser = record.parser(__doc__)
     options = parser.parse_args(argv)
     path = record.folder(options) / "demand.json"
@@ -228,6 +286,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                     20 if quick else 400,
                 )
             ],
+            "simple": [
+                line
+                for seed in ((1,) if quick else (1, 2, 3))
+                for line in simple(seed, 20 if quick else 300)
+            ],
+            "arrived": arrived(
+                20 if quick else 1_000, (10, 20) if quick else (400, 1_500), 2
+            ),
             "seconds": seconds(
                 sizes, 10 if quick else 100, counts, 20 if quick else 400
             ),

@@ -44,7 +44,8 @@ def expected_beyond(mean, phi, stock):
     """Return about how many were wanted, when at least `stock` were."""
     sd = jnp.sqrt(mean + mean**2 / phi)
     z = (stock - mean) / sd
-    return mean + sd * jnp.exp(norm.logpdf(z) - norm.logsf(z))
+    beyond = mean + sd * jnp.exp(norm.logpdf(z) - norm.logsf(z))
+    return jnp.where(stock > 0, beyond, mean)  # an empty shelf says nothing
 
 
 def forget_and_add(state, sales, factor, memory):

@@ -1,13 +1,81 @@
-"""Scores of forecasts: how good, on the scale of what is forecast."""
+"""Forecasts: sales and plans in one table, and scores of what was forecast."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from fitting import arguments
 
 #: Levels of the quantiles that give the median and the 50, 80 and 95 % intervals.
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+
+
+def sales_and_plan(sales: pd.DataFrame, plan: pd.DataFrame) -> pd.DataFrame:
+    """Put what was sold and what is planned into one table, ready for a panel.
+
+    Parameters
+    ----------
+    sales : pandas.DataFrame
+        A row for each series and week in which it was on sale, also where it sold
+        nothing: a week without a row counts as not on sale. Columns `series`, `group`
+        (of the series), `date`, `price` (above 0), `sales`, `sold_out` (true or
+        false); others are left out.
+    plan : pandas.DataFrame
+        The same for the weeks to come, without `sales` and `sold_out`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        All rows with the six columns. `group` is a number, in the order of the names
+        of groups. `price` is divided by the usual price of the series: the median of
+        its past, or of its plan where it has no past. Planned rows have sales of 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a column is missing or has gaps, a price is not above 0, a series has
+        several groups, `sold_out` is not true or false, or the plan does not come
+        after the sales.
+    """
+    columns = ["series", "group", "date", "price", "sales", "sold_out"]
+    for name, frame, needed in (("sales", sales, 6), ("plan", plan, 4)):
+        if not isinstance(frame, pd.DataFrame):
+            kind = f"{type(frame).__module__}.{type(frame).__name__}"
+            raise TypeError(f"{name}: expected a pandas DataFrame, got {kind}")
+        if lacking := [c for c in columns[:needed] if c not in frame.columns]:
+            raise ValueError(f"{name}: expected the columns {lacking}, got none")
+        gaps = frame[columns[:needed]].isna().sum()
+        if gaps.any():
+            raise ValueError(
+                f"{name}: expected no gaps, got {gaps.max()} in column "
+                f"{gaps.idxmax()!r}; fill them or drop these rows"
+            )
+        if not (frame["price"] > 0).all():
+            raise ValueError(
+                f"{name}: expected prices above 0, got {frame['price'].min()}"
+            )
+    if not sales["sold_out"].isin([True, False]).all():
+        raise ValueError("sales: expected true or false in column 'sold_out'")
+    if len(sales) and len(plan) and plan["date"].min() <= sales["date"].max():
+        raise ValueError(
+            "plan: expected dates after the last one of the sales, "
+            f"{sales['date'].max()}, got {plan['date'].min()}"
+        )
+    both = pd.concat(
+        [sales[columns], plan[columns[:4]].assign(sales=0, sold_out=False)]
+    )
+    both["sold_out"] = both["sold_out"].astype(bool)
+    several = both.groupby("series")["group"].nunique() > 1
+    if several.any():
+        raise ValueError(
+            f"sales, plan: expected one group for each series, got several for "
+            f"{several.idxmax()}"
+        )
+    both["group"] = pd.factorize(both["group"], sort=True)[0]
+    usual = [frame.groupby("series")["price"].median() for frame in (sales, plan)]
+    both["price"] /= both["series"].map(usual[0].combine_first(usual[1]))
+    return both.reset_index(drop=True)
 
 
 def weighted_interval_score(
@@ -17,8 +85,8 @@ def weighted_interval_score(
 
     A quantile of level $\tau$ that was too high costs $1 - \tau$ times its error, one
     that was too low costs $\tau$ times its error. The score is twice the mean over the
-    levels. With the median alone it is the absolute error; with ever more levels it
-    becomes the continuous ranked probability score (CRPS).
+    levels. With the median alone it is the absolute error; with ever more levels,
+    evenly spaced, it becomes the continuous ranked probability score (CRPS).
 
     Parameters
     ----------

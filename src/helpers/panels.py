@@ -35,9 +35,9 @@ class Panel(NamedTuple):
 
 def _column(frame: Any, name: str) -> pd.Series:
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(
-            f"frame: expected a pandas DataFrame, got {type(frame).__name__}"
-        )
+        kind = f"{type(frame).__module__}.{type(frame).__name__}"
+        cure = "; .to_pandas() makes one" if hasattr(frame, "to_pandas") else ""
+        raise TypeError(f"frame: expected a pandas DataFrame, got {kind}{cure}")
     if name not in frame.columns:
         raise ValueError(
             f"frame: expected a column {name!r}, got {list(map(str, frame.columns))}"
@@ -154,9 +154,9 @@ def _evenly(when: pd.Series, time: str, every: Any) -> tuple[np.ndarray, pd.Inde
         )
     try:
         # A bare number of pandas are nanoseconds, which nobody means.
-        sound = isinstance(every, str | pd.Timedelta) is dates
-        step = pd.Timedelta(every) if dates else every
-        sound &= bool(step > type(step)(0))
+        sound = isinstance(every, numbers.Number) is not dates
+        step = pd.Timedelta(every) if dates else float(every)
+        sound &= bool(step > type(step)(0)) and (dates or bool(np.isfinite(step)))
     except (TypeError, ValueError):
         sound = False
     if not sound:
@@ -164,15 +164,27 @@ def _evenly(when: pd.Series, time: str, every: Any) -> tuple[np.ndarray, pd.Inde
         raise ValueError(f"every: expected {kind} for column {time!r}, got {every!r}")
     if when.empty:
         return np.zeros(0, int), pd.Index(when)
-    steps = (when - when.min()) / step
-    odd = when[steps % 1 != 0]
+    if dates and when.dt.tz is not None:
+        raise ValueError(
+            f"frame: expected dates without a time zone in column {time!r}, got "
+            f"{when.dt.tz}; .dt.tz_localize(None) drops it"
+        )
+    when = when if dates else when.astype(float)
+    steps = ((when - when.min()) / step).to_numpy(float)
+    at = np.rint(steps).astype(int)
+    odd = when[np.abs(steps - at) > 1e-6]
     if len(odd):
         raise ValueError(
             f"frame: expected times {every} apart in column {time!r}, from "
             f"{when.min()} on, got {odd.iloc[0]} and {len(odd) - 1} more that lie "
             "between; move each to the start of its step, and add up what meets there"
         )
-    at = steps.astype(int).to_numpy()
+    if at.max() >= 10 * len(np.unique(at)) + 100:
+        raise ValueError(
+            f"frame: expected most steps of {every} in column {time!r} to have rows, "
+            f"got {len(np.unique(at))} of {at.max() + 1} from {when.min()} to "
+            f"{when.max()}; correct the times, or choose a longer step"
+        )
     return at, pd.Index([when.min() + n * step for n in range(at.max() + 1)])
 
 

@@ -1,9 +1,15 @@
 """Scores of forecasts agree with their definitions, and refuse bad input."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from helpers.forecasts import LEVELS, naive_scale, weighted_interval_score
+from helpers.forecasts import (
+    LEVELS,
+    naive_scale,
+    sales_and_plan,
+    weighted_interval_score,
+)
 
 RNG = np.random.default_rng(1)
 
@@ -80,3 +86,55 @@ def test_scale_refuses():
         naive_scale(np.ones((2, 3)), np.ones((2, 2), bool))
     with pytest.raises(ValueError, match="y: "):
         naive_scale([[1.0, np.nan]], np.ones((1, 2), bool))
+
+
+SALES = pd.DataFrame(
+    {
+        "series": ["tea", "tea", "tea", "rye"],
+        "group": ["drinks", "drinks", "drinks", "bread"],
+        "date": pd.to_datetime(
+            ["2026-01-19", "2026-01-05", "2026-01-12", "2026-01-12"]
+        ),
+        "price": [4.0, 2.0, 4.0, 3.0],
+        "sales": [0, 5, 1, 7],
+        "sold_out": [0, 1, 0, 0],
+        "note": "x",
+    }
+)
+PLAN = pd.DataFrame(
+    {
+        "series": ["tea", "nut"],
+        "group": ["drinks", "bread"],
+        "date": pd.to_datetime(["2026-01-26", "2026-01-26"]),
+        "price": [3.0, 5.0],
+    }
+)
+
+
+def test_sales_and_plan_become_one_table():
+    both = sales_and_plan(SALES, PLAN)
+    assert both["group"].tolist() == [1, 1, 1, 0, 1, 0]
+    np.testing.assert_allclose(both["price"], [1, 0.5, 1, 1, 0.75, 1])
+    assert both["sales"].tolist() == [0, 5, 1, 7, 0, 0]
+    assert both["sold_out"].tolist() == [False, True, False, False, False, False]
+    assert SALES["price"].tolist() == [4, 2, 4, 3]  # left as it was
+
+
+@pytest.mark.parametrize(
+    ("sales", "plan", "error", "message"),
+    [
+        (SALES.drop(columns="group"), PLAN, ValueError, r"columns \['group'\]"),
+        (SALES, PLAN.drop(columns="price"), ValueError, r"plan: expected the columns"),
+        (SALES.assign(group=[None, *"abc"]), PLAN, ValueError, "1 in column 'group'"),
+        (SALES.assign(sales=[1, np.nan, 2, 3]), PLAN, ValueError, "column 'sales'"),
+        (SALES, PLAN.assign(price=[1.0, np.nan]), ValueError, "plan: expected no gaps"),
+        (SALES.assign(price=[1, 0, 1, 1]), PLAN, ValueError, "prices above 0, got 0"),
+        (SALES.assign(sold_out=[0, 2, 0, 0]), PLAN, ValueError, "true or false"),
+        (SALES.assign(group=[*"aabc"]), PLAN, ValueError, "several for tea"),
+        (SALES, PLAN.assign(date=SALES["date"][0]), ValueError, "after the last one"),
+        (SALES.to_dict(), PLAN, TypeError, "got builtins.dict"),
+    ],
+)
+def test_sales_and_plan_refuse(sales, plan, error, message):
+    with pytest.raises(error, match=message):
+        sales_and_plan(sales, plan)

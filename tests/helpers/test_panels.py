@@ -105,7 +105,11 @@ def test_the_order_of_rows_does_not_matter():
 @pytest.mark.parametrize(
     ("frame", "error", "message"),
     [
-        (FRAME.to_dict(), TypeError, "frame: expected a pandas DataFrame, got dict"),
+        (
+            FRAME.to_dict(),
+            TypeError,
+            "frame: expected a pandas DataFrame, got builtins.dict",
+        ),
         (FRAME.drop(columns="week"), ValueError, "expected a column 'week', got"),
         (pd.concat([FRAME, FRAME[:1]]), ValueError, "several for shop b, week 3; add"),
         (FRAME.assign(sales=[1, np.nan, 2, 3]), ValueError, "'sales' has 1 missing"),
@@ -189,6 +193,19 @@ def test_even_steps_of_numbers():
             "every: expected a number above",
         ),
         ({"day": [1, 2, 3]}, {"every": "1D"}, ValueError, "every: expected a number"),
+        ({"day": [1, 2, 3]}, {"every": float("inf")}, ValueError, "a number above 0"),
+        (
+            {"day": pd.to_datetime(["2024-01-22", "1970-01-05", "2024-01-08"])},
+            {},
+            ValueError,
+            "got 3 of 2821 from 1970-01-05",
+        ),
+        (
+            {"day": DAYS["day"].dt.tz_localize("Europe/Berlin")},
+            {},
+            ValueError,
+            "without a time zone",
+        ),
         ({}, {"counts": ["units"]}, ValueError, "counts: expected some of the columns"),
         ({}, {"counts": "sales"}, TypeError, "counts: expected a list of names"),
     ],
@@ -197,3 +214,20 @@ def test_bad_steps_and_counts(change, more, error, message):
     call = {"every": "7D", "counts": ["sales"]} | more
     with pytest.raises(error, match=message):
         to_panel(DAYS.assign(**change), "shop", "day", ["sales"], **call)
+
+
+def test_steps_of_narrow_integers_and_of_fractions():
+    narrow = DAYS.assign(day=np.array([100, -100, 0], "int8"))
+    panel = to_panel(narrow, "shop", "day", ["sales"], every=10)
+    assert panel.times.tolist() == [*range(-100, 101, 10)]
+    np.testing.assert_array_equal(np.flatnonzero(panel.seen[0]), [10, 20])
+    tenths = DAYS.assign(day=[0.3, 0.0, 0.1])
+    assert to_panel(tenths, "shop", "day", ["sales"], every=0.1).times.size == 4
+
+
+def test_a_frame_of_another_library_is_named():
+    class DataFrame:
+        to_pandas = None
+
+    with pytest.raises(TypeError, match=r"DataFrame; \.to_pandas\(\) makes one"):
+        to_panel(DataFrame(), "shop", "week", ["sales"])
