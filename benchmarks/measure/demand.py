@@ -27,6 +27,7 @@ from benchmarks.shared import record
 from benchmarks.shared.demand_model import Future, History, calendar, demand_model
 from benchmarks.shared.programs import programs_kept
 from helpers import datasets
+from helpers.diagnostics import report
 from helpers.environment import device
 from helpers.forecasts import LEVELS, weighted_interval_score
 from helpers.panels import to_panel
@@ -100,7 +101,21 @@ def with_totals(draws: dict[str, Any]) -> dict[str, np.ndarray]:
     return draws | {"demand": draws["demand"].sum(1)}
 
 
-def widths(num_series: int, counts: tuple, steps: dict, keys: int) -> dict[str, Any]:
+def verdict(
+    key: jax.Array, guide: Any, params: dict, history: History, patience: float
+) -> dict[str, Any]:
+    """Return what `report` says of a fit, when it has the time."""
+    report_key = jax.random.fold_in(key, 2)
+    found = report(
+        report_key, demand_model, guide, params, history, max_seconds=patience
+    )
+    off = [line["site"] for line in found.sites if line["verdict"] == "off"]
+    return {"verdict": found.verdict, "off": off, "reasons": found.reasons}
+
+
+def widths(
+    num_series: int, counts: tuple, steps: dict, keys: int, patience: float
+) -> dict[str, Any]:
     """Compare the guides with NUTS: sds and means of each site, width of forecasts."""
     history, future, *_ = articles(100, num_series)
     key = jax.random.key(100)
@@ -129,6 +144,8 @@ def widths(num_series: int, counts: tuple, steps: dict, keys: int) -> dict[str, 
                 sites=list(truth),
             )
             line = {"guide": label, "elbo": elbo} | compared(with_totals(found), truth)
+            if run == 0:
+                line |= verdict(key, guide, result.params, history, patience)
             lines.append(line)
             print(line, flush=True)
     return {"articles": num_series, "rhat": rhat, "fits": lines}
@@ -272,10 +289,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = (20, 20, 2) if quick else (300, 300, 2)
     steps = {"mean-field": 50 if quick else 1_500, "full rank": 50 if quick else 4_000}
     sizes = (10, 20) if quick else (25, 50, 100, 250, 500, 1_000, 2_000, 4_000)
+    patience = 1.0 if quick else 900.0  # seconds of a report
     began = time.perf_counter()
     with programs_kept():
         found = {
-            "widths": widths(10 if quick else 50, counts, steps, 1 if quick else 2),
+            "widths": widths(
+                10 if quick else 50, counts, steps, 1 if quick else 2, patience
+            ),
             "ways": [
                 line
                 for seed in ((1,) if quick else (1, 2, 3))
