@@ -32,6 +32,7 @@ SCRIPTS = {
     "measure.truths": "--quick",
     "measure.guides": "--quick",
     "measure.costs": "--quick",
+    "measure.demand": "--quick",
 }
 
 

@@ -29,6 +29,13 @@ CONTENTS = {
     "helpers.panels": {
         "helpers/panels.py": ["number_groups", "to_panel", "Panel"],
     },
+    "helpers.forecasts": {
+        "helpers/forecasts.py": [
+            "sales_and_plan",
+            "weighted_interval_score",
+            "naive_scale",
+        ],
+    },
 }
 HEAD = """---
 title: "Reference: fit, predict, diagnostics"
