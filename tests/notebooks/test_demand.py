@@ -167,17 +167,23 @@ def test_the_script_serves_other_data_and_loads_what_it_saved(
     cells, definitions, tmp_path
 ):
     names = {}
-    for cell, wanted in (("module", "header"), ("script", "script")):
+    for cell, wanted in (
+        ("module", "header"),
+        ("script", "script"),
+        ("script-2", "script"),
+    ):
         for node in ast.parse(cells[cell]).body:
             if isinstance(node, ast.Assign) and node.targets[0].id == wanted:
                 names[wanted] = ast.literal_eval(node.value)
+            elif isinstance(node, ast.AugAssign) and cell == "script-2":
+                names[wanted] += ast.literal_eval(node.value)
     header = "from typing import NamedTuple\n" + names["header"]
     parts = [text for name, text in definitions.items() if name in cells["module"]]
     (tmp_path / "demand_model.py").write_text("\n\n".join([header, *parts]))
     (tmp_path / "forecast.py").write_text(names["script"])
     sales, plan = other_data()
-    sales.to_parquet(tmp_path / "sales.parquet")
-    plan.to_parquet(tmp_path / "plan.parquet")
+    sales.to_csv(tmp_path / "sales.csv", index=False)
+    plan.to_csv(tmp_path / "plan.csv", index=False)
     tables = []
     run = [sys.executable, "forecast.py"]
     env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
@@ -200,6 +206,6 @@ def test_the_script_serves_other_data_and_loads_what_it_saved(
     assert (first["0.1"] <= first["0.9"]).all()
     # The numbers of a fit belong to articles: others must not get them.
     sales["series"] = sales["series"].replace("tea 03", "tea 30")
-    sales.to_parquet(tmp_path / "sales.parquet")
+    sales.to_csv(tmp_path / "sales.csv", index=False)
     done = subprocess.run(run, **where)
     assert "other articles, groups or first week" in done.stderr
