@@ -1,4 +1,4 @@
-"""Chain ladder: forecasts of a triangle by development factors, with standard errors."""
+"""Chain ladder: a triangle filled by development factors, with standard errors."""
 
 from typing import NamedTuple
 

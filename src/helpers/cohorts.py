@@ -105,8 +105,8 @@ def cohort_table(
     twice = log.duplicated(["customer", "date", "revenue"])
     if twice.any() and duplicates == "error":
         raise ValueError(
-            f"log: {int(twice.sum())} rows repeat customer, date and revenue of another; "
-            "duplicates='keep' takes them for orders, 'drop' for the same order"
+            f"log: {int(twice.sum())} rows repeat customer, date and revenue of another"
+            "; duplicates='keep' takes them for orders, 'drop' for the same order"
         )
     if duplicates == "drop":
         log = log[~twice]
@@ -146,7 +146,7 @@ def cohort_table(
     table["age"] = table["period"] - table["cohort"]
     table["cohort"] = pd.factorize(table["cohort"])[0]
     whole = [*COUNTS, "orders"]
-    return table[whole + ["revenue"]].astype(dict.fromkeys(whole, "int64"))
+    return table[[*whole, "revenue"]].astype(dict.fromkeys(whole, "int64"))
 
 
 def _days(name: str, column: pd.Series) -> pd.Series:
@@ -176,7 +176,7 @@ def _acquired(acquired: Any, log: pd.DataFrame, date: pd.Series) -> pd.Series:
 
 
 def _period(date: pd.Series, first: pd.Timestamp, days: int | None) -> np.ndarray:
-    """Number the periods of dates, from that of the first day."""
+    """Return the numbers of periods, from that of the first day."""
     if days is not None:
         return ((date - first).dt.days // days).to_numpy()
     months = 12 * date.dt.year + date.dt.month
@@ -244,8 +244,8 @@ def to_cells(table: pd.DataFrame) -> Cells:
         "more active customers than there are": active > customers,
         "a cohort without customers": customers == 0,
         "revenue where nobody was active": (active == 0) & (values["revenue"] > 0),
-        "active customers and no revenue; drop such cells, or add the price of what was "
-        "free": (active > 0) & (values["revenue"] == 0),
+        "active customers and no revenue; drop such cells, or add the price of what "
+        "was free": (active > 0) & (values["revenue"] == 0),
     }.items():
         if bad.any():
             row = table.loc[bad, ["cohort", "age", "customers", "active"]].iloc[0]

@@ -135,6 +135,15 @@ QUESTIONS = {
         "HMCECS",
         "which method is fastest",
     ],
+    "11": [
+        "customer retention",
+        "churn",
+        "customer lifetime value",
+        "chain ladder",
+        "acquisition cost",
+        "CDNOW",
+        "cohort analysis",
+    ],
     "12": [
         "out of memory",
         "multiple GPUs",
