@@ -146,6 +146,15 @@ QUESTIONS = {
         "cold start",
         "weighted interval score",
     ],
+    "11": [
+        "customer retention",
+        "churn",
+        "customer lifetime value",
+        "chain ladder",
+        "acquisition cost",
+        "CDNOW",
+        "cohort analysis",
+    ],
     "12": [
         "out of memory",
         "multiple GPUs",

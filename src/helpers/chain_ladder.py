@@ -1,0 +1,144 @@
+"""Chain ladder: a triangle filled by development factors, with standard errors."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+
+def to_triangle(table: pd.DataFrame, column: str) -> np.ndarray:
+    """Spread a column over cohorts (rows) and ages (columns), NaN where unseen.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A cohort table.
+    column : str
+        The column to spread.
+
+    Returns
+    -------
+    numpy.ndarray, shape (num_cohorts, num_ages)
+    """
+    if not isinstance(table, pd.DataFrame) or not {"cohort", "age", column} <= {*table}:
+        raise TypeError(f"table: expected a data frame with cohort, age and {column}")
+    if table.duplicated(["cohort", "age"]).any():
+        raise ValueError("table: expected one row for each cohort and age")
+    return table.pivot(index="cohort", columns="age", values=column).to_numpy(float)
+
+
+class Ladder(NamedTuple):
+    """What chain ladder makes of a triangle.
+
+    Attributes
+    ----------
+    filled : numpy.ndarray, shape (num_cohorts, num_ages)
+        Cumulative numbers, with forecasts where the triangle has NaN.
+    sd : numpy.ndarray, shape (num_cohorts,)
+        Standard error of each cohort's last forecast.
+    total_sd : float
+        Standard error of the sum of all last forecasts.
+    """
+
+    filled: np.ndarray
+    sd: np.ndarray
+    total_sd: float
+
+
+def chain_ladder(cumulative: np.ndarray, num_ages: int | None = None) -> Ladder:
+    r"""Fill the lower triangle by development factors.
+
+    From age $k$ to the next, a cohort grows by the factor
+    $f_k = \sum_i C_{i,k+1} / \sum_i C_{ik}$, where the sums go over the cohorts that
+    have been seen at both ages.
+
+    Parameters
+    ----------
+    cumulative : array, shape (num_cohorts, num_seen)
+        Cumulative numbers of each cohort at each age, NaN where unseen. Some cohort
+        has been seen at all ages, and each at age 0.
+    num_ages : int, optional
+        Go on to as many ages: past the oldest one, $f_k - 1$ follows the power curve of
+        $k$ that fits the second half of the factors. These ages add nothing to `sd`.
+
+    Returns
+    -------
+    Ladder
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the triangle has a gap before a number, is negative or falls, or if a factor
+        would be 0 / 0.
+
+    Notes
+    -----
+    Standard errors: Mack (1993). The power curve for the tail: Sherman (1984).
+    """
+    values = np.array(cumulative, float)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"cumulative: expected a table, got shape {values.shape}")
+    seen = np.isfinite(values)
+    if not (seen[:, 0].all() and seen.any(0).all()):
+        raise ValueError("cumulative: expected each cohort at age 0, and each age once")
+    if (seen[:, 1:] & ~seen[:, :-1]).any():
+        raise ValueError("cumulative: expected no gap before a number")
+    growth = np.diff(values, axis=1)
+    if (values[seen] < 0).any() or (growth[np.isfinite(growth)] < 0).any():
+        raise ValueError("cumulative: expected numbers of at least 0 that do not fall")
+    num_cohorts, num_seen = values.shape
+    factors, noise = np.ones(num_seen - 1), np.zeros(num_seen - 1)
+    for k in range(num_seen - 1):
+        now, then = values[seen[:, k + 1], k], values[seen[:, k + 1], k + 1]
+        if not now.sum() > 0:
+            raise ValueError(f"cumulative: no factor at age {k}, where all is 0")
+        factors[k] = then.sum() / now.sum()
+        some = now > 0
+        if some.sum() > 1:
+            squares = now[some] * (then[some] / now[some] - factors[k]) ** 2
+            noise[k] = squares.sum() / (some.sum() - 1)
+        elif k > 1:  # Mack's choice for the last factor
+            least = min(noise[k - 1], noise[k - 2])
+            ratio = noise[k - 1] ** 2 / noise[k - 2] if noise[k - 2] > 0 else 0.0
+            noise[k] = min(ratio, least)
+    start = seen.sum(1) - 1
+    for k in range(num_seen - 1):
+        ahead = ~seen[:, k + 1]
+        values[ahead, k + 1] = values[ahead, k] * factors[k]
+    last, parts = values[:, -1], np.zeros((num_cohorts, num_seen - 1))
+    common = np.zeros(num_seen - 1)  # the part of a factor's error that all share
+    for k in range(num_seen - 1):
+        ahead, used = start <= k, values[seen[:, k + 1], k].sum()
+        share = noise[k] / factors[k] ** 2
+        common[k] = share / used
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = np.where(values[:, k] > 0, share / values[:, k], 0.0)
+        parts[:, k] = np.where(ahead, own + common[k], 0.0)
+    shared = np.cumsum(common[::-1])[::-1]  # from an age to the last one
+    sd = last * np.sqrt(parts.sum(1))
+    total = (sd**2).sum()
+    for i in range(num_cohorts):
+        later = start > start[i]  # cohorts that are older, of which less is unknown
+        both = np.where(later, np.append(shared, 0)[start], 0.0)
+        total += 2 * last[i] * (last * both).sum()
+        same = (start == start[i]) & (np.arange(num_cohorts) > i)
+        total += 2 * last[i] * last[same].sum() * np.append(shared, 0)[start[i]]
+    if num_ages is not None and num_ages > num_seen:
+        values = np.hstack([values, _tail(values[:, -1], factors, num_ages)])
+        grown = values[:, -1] / np.where(last > 0, last, 1)
+        sd, total = sd * grown, total * np.mean(grown) ** 2
+    return Ladder(values, sd, float(np.sqrt(total)))
+
+
+def _tail(last: np.ndarray, factors: np.ndarray, num_ages: int) -> np.ndarray:
+    """Return the ages past the oldest one, by a power curve of the factors."""
+    age = np.arange(1, len(factors) + 1)
+    used = (age > len(age) / 2) & (factors > 1)
+    if used.sum() < 2:
+        raise ValueError(
+            f"num_ages: expected at most {len(factors) + 1} where fewer than two "
+            "factors of the second half are above 1"
+        )
+    power = np.polyfit(np.log(age[used]), np.log(factors[used] - 1), 1)
+    ahead = np.arange(len(factors) + 1, num_ages)
+    return last[:, None] * np.cumprod(1 + np.exp(np.polyval(power, np.log(ahead))))
