@@ -471,7 +471,7 @@ class Draws:
         keys = random.split(random.key(0), CHAINS)
         self.draw, found = self.compiled(target.of_guide, keys, given=given)
         self.some, values, _ = found
-        self.log_joint, _ = self.compiled(target.log_joint, keys, values, given=given)
+        self.log_joint, _ = self.compiled(target.log_joint, keys, values, given=given)  # on purpose: examples
 
     def compiled(
         self, function: Callable, *example: Any, given: Sequence = ()
