@@ -471,7 +471,12 @@ class Draws:
         keys = random.split(random.key(0), CHAINS)
         self.draw, found = self.compiled(target.of_guide, keys, given=given)
         self.some, values, _ = found
-        self.log_joint, _ = self.compiled(target.log_joint, keys, values, given=given)  # on purpose: examples
+        self.log_joint, _ = self.compiled(
+            target.log_joint,
+            keys,  # the same on purpose: only shapes matter here
+            values,
+            given=given,
+        )
 
     def compiled(
         self, function: Callable, *example: Any, given: Sequence = ()
