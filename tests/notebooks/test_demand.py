@@ -178,7 +178,8 @@ def test_the_script_serves_other_data_and_loads_what_it_saved(
             elif isinstance(node, ast.AugAssign) and cell == "script-2":
                 names[wanted] += ast.literal_eval(node.value)
     header = "from typing import NamedTuple\n" + names["header"]
-    parts = [text for name, text in definitions.items() if name in cells["module"]]
+    listed = cells["module"] + cells["module-2"]
+    parts = [text for name, text in definitions.items() if name in listed]
     (tmp_path / "demand_model.py").write_text("\n\n".join([header, *parts]))
     (tmp_path / "forecast.py").write_text(names["script"])
     sales, plan = other_data()
