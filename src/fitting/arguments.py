@@ -119,6 +119,23 @@ def positive(name: str, value: Any, *, or_zero: bool = False) -> float:
     return number
 
 
+def share(name: str, value: Any) -> float:
+    """Return `value` if it is a number from 0 to 1."""
+    number = positive(name, value, or_zero=True)
+    if number > 1:
+        raise ValueError(f"{name}: expected a share, at most 1, got {number}")
+    return number
+
+
+def generator(name: str, value: Any) -> np.random.Generator:
+    """Return `value` if it is a random generator of NumPy."""
+    if not isinstance(value, np.random.Generator):
+        raise TypeError(
+            f"{name}: expected np.random.default_rng(seed), got {shown(value)}"
+        )
+    return value
+
+
 def finite_array(name: str, value: Any, *, ndim: int | None = None) -> np.ndarray:
     """Return `value` as a NumPy array if it is not empty and has no NaN or infinity."""
     try:

@@ -13,19 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
-from jax.flatten_util import ravel_pytree
-from numpyro.distributions import constraints
-from numpyro.handlers import seed, substitute, trace
-from numpyro.infer.util import (
-    constrain_fn,
-    log_density,
-    potential_energy,
-    unconstrain_fn,
-)
-from numpyro.primitives import Messenger
 from scipy.linalg import solve_triangular
 
-from fitting import arguments, checks
+from fitting import arguments
+from fitting.posteriors import Posterior
 
 FROM_GUIDE, FROM_PRIOR = 64, 16  # chains
 CHAINS = FROM_GUIDE + FROM_PRIOR
@@ -35,152 +26,9 @@ ROUNDS, LEAST_ROUNDS = 12, 4  # the second half is looked at
 ACCEPT = 0.75  # share of moves that are to be accepted
 MOST_JOINT = 300  # numbers whose covariance is learned; of more, the variances
 MOST_NUMBERS = 50_000  # of an unknown vector: of more, chains take much memory
-MOST_READ = 1_000  # numbers of a site that are looked at, evenly spaced in it
 CLIMB = 150  # steps uphill, from draws of the prior
 WIDE = 10_000  # draws for the widths of a guide, whose tails may be heavy,
 MOST_WIDE = 20_000_000  # with at most this many numbers
-
-
-class WholePlates(Messenger):
-    """Let subsampled plates take all rows."""
-
-    def process_message(self, msg: dict) -> None:
-        """Give a plate its row numbers."""
-        if msg["type"] != "plate" or msg["value"] is not None:
-            return
-        size, subsample_size = msg["args"]
-        if size != subsample_size:
-            msg["value"] = jnp.arange(size)
-
-
-class Posterior(NamedTuple):
-    """A posterior over one vector of real numbers, and how to draw and read vectors.
-
-    Attributes
-    ----------
-    log_density : callable
-        From a vector to the log joint density of model and vector, with its Jacobian.
-    of_guide : callable
-        From a key to a vector, the values that the guide gives to sites of the model,
-        and their log density in the guide.
-    log_joint : callable
-        From a key and such values to the log joint density of model and values.
-    of_prior : callable
-        From a key to a vector.
-    values : callable
-        From a vector to its sites, unknowns and deterministic ones, in one dimension.
-    unravel : callable
-        From a vector to its unknowns, unconstrained, by name.
-    counted : numpy.ndarray of bool, shape (dim,)
-        False where a mask hides a number: it has neither prior nor data.
-    circular : list of str
-        Sites that are angles.
-    """
-
-    log_density: Callable
-    of_guide: Callable
-    log_joint: Callable
-    of_prior: Callable
-    values: Callable
-    unravel: Callable
-    counted: np.ndarray
-    circular: list[str]
-
-
-def _counted(site: dict, shape: tuple[int, ...]) -> np.ndarray:
-    """Return which numbers of an unknown no mask hides, in a shape of its values."""
-    batch = site["fn"].batch_shape
-    counted = np.ones(batch, bool)
-    for mask in checks.masks_of(site["fn"]):
-        counted = counted & np.broadcast_to(np.asarray(mask), batch)
-    counted = counted.reshape(batch + (1,) * (len(shape) - len(batch)))
-    return np.broadcast_to(counted, shape)
-
-
-def _is_circular(name: str, sites: dict) -> bool:
-    """Return whether the values of a site are angles, or turned to angles."""
-    turned = name.removesuffix("_unwrapped")  # by CircularReparam
-    if f"{name}_unwrapped" in sites or (turned != name and turned in sites):
-        return True
-    support = getattr(sites[name].get("fn"), "support", None)
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support is constraints.circular
-
-
-def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Posterior:
-    """Return the posterior of a model, to be reached from a guide.
-
-    Parameters
-    ----------
-    model, guide : callable
-        NumPyro model and guide, with their parameters.
-    args, kwargs
-        What they are called with.
-    """
-    seeded = seed(model, random.key(0))  # for plates and constants that ask for a key
-    seen = checks.look(model, arguments.AllRows(args, kwargs).put, {}, {})
-    if seen.error is not None:
-        raise seen.error
-    sites = seen.sites
-    unknowns = checks.unknowns(sites).values()
-    if any(checks.is_traced(*checks.masks_of(site["fn"])) for site in unknowns):
-        drawing = substitute(seeded, substitute_fn=checks.feasible)
-        sites = trace(drawing).get_trace(*args, **kwargs)
-    latent = list(checks.unknowns(sites))
-    shown = latent + [n for n, site in sites.items() if site["type"] == "deterministic"]
-    given = [
-        n for n, at in sites.items() if at["type"] == "sample" and not at["is_observed"]
-    ]
-
-    def free(values: dict) -> dict[str, jax.Array]:
-        values = {name: values[name] for name in latent}
-        return unconstrain_fn(seeded, args, kwargs, values)
-
-    like = {name: arguments.shape_of(sites[name]["value"]) for name in latent}
-    shapes = jax.eval_shape(free, like)
-    zeros = {name: np.zeros(at.shape, at.dtype) for name, at in shapes.items()}
-    unravel = ravel_pytree(zeros)[1]
-    counted, places = {}, {}
-    for name in latent:
-        counted[name] = _counted(sites[name], shapes[name].shape)
-        places[name] = np.flatnonzero(
-            _counted(sites[name], jnp.shape(sites[name]["value"]))
-        )
-
-    def of_guide(key: jax.Array) -> tuple[jax.Array, dict, jax.Array]:
-        log_q, drawn = log_density(seed(guide, key), args, kwargs, {})
-        values = {name: drawn[name]["value"] for name in given if name in drawn}
-        return ravel_pytree(free(values))[0], values, log_q
-
-    def log_joint(key: jax.Array, values: dict) -> jax.Array:
-        return log_density(seed(model, key), args, kwargs, values)[0]
-
-    def of_prior(key: jax.Array) -> jax.Array:
-        drawing = substitute(seed(model, key), substitute_fn=checks.feasible)
-        sites = trace(drawing).get_trace(*args, **kwargs)
-        return ravel_pytree(free({n: sites[n]["value"] for n in latent}))[0]
-
-    def values(vector: jax.Array) -> dict[str, jax.Array]:
-        options = {"return_deterministic": True}
-        found = constrain_fn(seeded, args, kwargs, unravel(vector), **options)
-        flat = {name: jnp.ravel(found[name]) for name in shown}
-        flat |= {name: flat[name][at] for name, at in places.items()}
-        some = {
-            n: np.linspace(0, v.size - 1, min(v.size, MOST_READ))
-            for n, v in flat.items()
-        }
-        return {
-            name: flat[name][at.astype(int)] for name, at in some.items() if at.size
-        }
-
-    def density(vector: jax.Array) -> jax.Array:
-        return -potential_energy(seeded, args, kwargs, unravel(vector))
-
-    flags = np.asarray(ravel_pytree(counted)[0], bool)
-    circular = [name for name in shown if _is_circular(name, sites)]
-    functions = density, of_guide, log_joint, of_prior, values, unravel
-    return Posterior(*functions, flags, circular)
 
 
 class Chains(NamedTuple):
@@ -189,15 +37,15 @@ class Chains(NamedTuple):
     Attributes
     ----------
     z : jax.Array, shape (chains, dim)
-        Where they are: the root times these.
-    root : jax.Array, shape (dim, dim) or (dim,)
-        Root of the covariance that shapes the moves.
-    log_step : jax.Array, shape ()
-        Log of the step size.
+        Where they are: a root times these.
+    roots : jax.Array, shape (2, dim, dim) or (2, dim)
+        Roots of the covariances that shape the moves of even and of odd chains.
+    log_step : jax.Array, shape (chains,)
+        Log of the step size: chains from the guide share one.
     """
 
     z: jax.Array
-    root: jax.Array
+    roots: jax.Array
     log_step: jax.Array
 
 
@@ -249,7 +97,7 @@ def climb(
 def advance(
     rng_key: jax.Array, chains: Chains, log_density: Callable
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Move all chains some times; the step size follows the share accepted.
+    """Move all chains some times; step sizes follow the shares accepted.
 
     Parameters
     ----------
@@ -263,20 +111,25 @@ def advance(
     Returns
     -------
     jax.Array, jax.Array, jax.Array
-        Where they end, the log density there, and the log of the step size.
+        Where they end, the log density there, and the logs of the step sizes.
     """
-    root = chains.root
+    roots = chains.roots
 
     def placed(z: jax.Array) -> jax.Array:
-        return root @ z if root.ndim == 2 else root * z
+        pairs = z.reshape(-1, *roots.shape[:2])  # an even one and an odd one
+        if roots.ndim == 2:
+            return (roots * pairs).reshape(z.shape)
+        return jnp.einsum("hij,nhj->nhi", roots, pairs).reshape(z.shape)
 
-    both = jax.vmap(jax.value_and_grad(lambda z: log_density(placed(z))))
+    def both(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_p, back = jax.vjp(lambda z: jax.vmap(log_density)(placed(z)), z)
+        return log_p, back(jnp.ones_like(log_p))[0]
 
     def move(carry, key):
         z, log_p, slope, log_step = carry
         momentum_key, step_key, accept_key = random.split(key, 3)
         jitter = random.uniform(step_key, (len(z), 1), minval=0.4, maxval=1.2)
-        step = jnp.exp(log_step) * jitter
+        step = jnp.exp(log_step)[:, None] * jitter
         momentum = random.normal(momentum_key, z.shape)
 
         def leap(carry, _):
@@ -294,25 +147,58 @@ def advance(
         z = jnp.where(taken[:, None], end[0], z)
         slope = jnp.where(taken[:, None], end[3], slope)
         log_p = jnp.where(taken, end[2], log_p)
-        log_step += 0.15 * (chance[:FROM_GUIDE].mean() - ACCEPT)
+        shared = chance[:FROM_GUIDE].mean()
+        of_each = jnp.where(jnp.arange(len(z)) < FROM_GUIDE, shared, chance)
+        log_step += 0.15 * (of_each - ACCEPT)
         return (z, log_p, slope, log_step), None
 
     start = (chains.z, *both(chains.z), chains.log_step)
     (z, log_p, _, log_step), _ = lax.scan(move, start, random.split(rng_key, MOVES))
-    return jax.vmap(placed)(z), log_p, log_step
+    return placed(z), log_p, log_step
 
 
-def root_of(places: np.ndarray) -> np.ndarray:
-    """Return a root of the covariance of places, shrunk towards its diagonal."""
-    dim = places.shape[-1]
-    rows = places[:, :FROM_GUIDE].reshape(-1, dim)
+def root_of(rows: np.ndarray, share: float) -> np.ndarray:
+    """Return a root of the covariance of rows, shrunk towards its diagonal.
+
+    Parameters
+    ----------
+    rows : array, shape (rows, dim)
+        Independent or not.
+    share : float
+        How much of the covariances is kept, from 0 to 1.
+
+    Returns
+    -------
+    numpy.ndarray, shape (dim, dim), or (dim,) where dim is above `MOST_JOINT`
+    """
+    dim = rows.shape[1]
     if dim > MOST_JOINT:
-        return rows.std(0, dtype=float).astype(places.dtype)
+        return rows.std(0, dtype=float)
     covariance = np.cov(rows.T, dtype=float).reshape(dim, dim)
-    share = len(rows) / (len(rows) + 4 * dim)
     diagonal = np.diag(np.diag(covariance))
-    shrunk = share * covariance + (1 - share + 1e-6) * diagonal
-    return np.linalg.cholesky(shrunk).astype(places.dtype)
+    return np.linalg.cholesky(share * covariance + (1 - share + 1e-6) * diagonal)
+
+
+def roots_of(places: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Return what shapes each half of the chains: where the other half was.
+
+    A chain that shaped its own moves would contract: far out it would take long steps,
+    which lead inwards, and further in short ones, which do not lead out again.
+
+    Parameters
+    ----------
+    places : array, shape (steps, chains, dim)
+        Where chains were.
+    base : array, shape (dim, dim) or (dim,)
+        Root of the covariance of the guide, in whose coordinates few numbers correlate.
+    """
+    roots = []
+    for other in (1, 0):
+        rows = places[:, other:FROM_GUIDE:2].reshape(-1, places.shape[-1])
+        rows = _divided(rows, base)
+        root = root_of(rows, len(rows) / (len(rows) + 4 * rows.shape[1]))
+        roots.append(base @ root if base.ndim == 2 else base * root)
+    return np.stack(roots)
 
 
 def _divided(at: np.ndarray, root: np.ndarray) -> np.ndarray:
@@ -322,8 +208,15 @@ def _divided(at: np.ndarray, root: np.ndarray) -> np.ndarray:
     return solve_triangular(root, at.T, lower=True).T
 
 
+def shaped(at: np.ndarray, roots: np.ndarray, log_step: np.ndarray) -> Chains:
+    """Return chains at places of even and odd ones in turn."""
+    halves = [_divided(at[i::2], roots[i]) for i in (0, 1)]
+    z = np.stack(halves, 1).reshape(at.shape)
+    return Chains(*(values.astype(at.dtype) for values in (z, roots, log_step)))
+
+
 def moved(
-    rng_key: jax.Array, log_density: Callable, spread: np.ndarray, at: np.ndarray
+    rng_key: jax.Array, log_density: Callable, base: np.ndarray, at: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Move chains in rounds, each shaped by where they were in the two before.
 
@@ -333,8 +226,8 @@ def moved(
         One key.
     log_density : callable
         From a vector to a number.
-    spread : array, shape (dim,)
-        Sds of draws of the guide, which shape the first round.
+    base : array, shape (dim, dim) or (dim,)
+        Root of the covariance of draws of the guide, which shapes the first round.
     at : array, shape (chains, dim)
         Where to start: those from the guide, then those from the prior.
 
@@ -343,10 +236,9 @@ def moved(
     numpy.ndarray, numpy.ndarray
         Places, shape (chains, dim), and the log density there.
     """
-    dim, places = at.shape[1], []
-    root = np.diag(spread) if dim <= MOST_JOINT else spread
-    log_step = np.log(0.5 / dim**0.25).astype(at.dtype)
-    chains = Chains(_divided(at, root), root, log_step)
+    dim, places, roots = at.shape[1], [], np.stack([base, base])
+    log_step = np.full(len(at), np.log(0.5 / dim**0.25))
+    chains = shaped(at, roots, log_step)
     run = partial(advance, log_density=log_density)
     run = arguments.hoisted(run, rng_key, chains, level=1)
     keys = random.split(rng_key, ROUNDS * KEPT)
@@ -356,8 +248,11 @@ def moved(
         places = [*places, at][-2 * KEPT :]
         if (i + 1) % KEPT == 0:
             most = np.log(1.2 / dim**0.25) if i < KEPT else np.inf
-            root, log_step = root_of(np.stack(places)), np.minimum(log_step, most)
-        chains = Chains(_divided(at, root), root, log_step.astype(at.dtype))
+            roots, log_step = (
+                roots_of(np.stack(places), base),
+                np.minimum(log_step, most),
+            )
+        chains = shaped(at, roots, log_step)
 
 
 class Found(NamedTuple):
@@ -414,6 +309,25 @@ def slowest(places: np.ndarray) -> float:
     direction = np.linalg.svd(means - means.mean(0), full_matrices=False)[2][0]
     along = others @ direction
     return float(along.mean(0).var() / max(along.var(), 1e-30))
+
+
+def log_masses(places: np.ndarray, log_p: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Return the log mass around each chain, up to a constant: density times volume.
+
+    The density alone would take the neck of a funnel for a mode.
+
+    Parameters
+    ----------
+    places : array, shape (steps, chains, dim)
+        Where chains were.
+    log_p : array, shape (steps, chains)
+        Log density there.
+    base : array, shape (dim, dim) or (dim,)
+        Root of a covariance, in whose coordinates widths are measured.
+    """
+    of_each = places.swapaxes(0, 1)
+    widths = np.stack([_divided(at.astype(float), base).std(0) for at in of_each])
+    return log_p.mean(0, dtype=float) + np.log(np.maximum(widths, 1e-30)).sum(1)
 
 
 def _refuse_rounded(target: Posterior, near: np.ndarray, places: np.ndarray) -> None:
@@ -644,7 +558,9 @@ def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
     others = np.where(arrived[:, None], others, near[FROM_GUIDE:CHAINS])
     start = np.concatenate([near[:FROM_GUIDE], others])
     kept, least = [], LEAST_ROUNDS * KEPT
-    for place in moved(chain_key, log_density, spread, start):
+    # Draws of the guide are independent: four for each number give all correlations.
+    base = root_of(near, float(len(near) >= 4 * dim))
+    for place in moved(chain_key, log_density, base, start):
         kept.append(place)
         if len(kept) == 1:
             began = time.perf_counter()  # the first one compiles
@@ -660,8 +576,9 @@ def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
     of_each = [jax.tree.map(np.asarray, read(at)) for at in places]
     of_all = {name: np.stack([at[name] for at in of_each]) for name in of_guide}
     # As probable: a mode that is 3 nats below the others holds a twentieth of them.
-    log_p, log_others = log_p[:, :FROM_GUIDE], log_p[:, FROM_GUIDE:]
-    probable = log_others.mean(0) > log_p.mean() - 3 - 0.3 * log_p.std()
+    mass = log_masses(places, log_p, base)
+    usual = mass[:FROM_GUIDE]
+    probable = mass[FROM_GUIDE:] > usual.mean() - 3 - 2 * usual.std()
     taken = np.flatnonzero(arrived & probable) + FROM_GUIDE
     return Found(
         {n: v.astype(float) for n, v in of_guide.items()},

@@ -8,7 +8,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
-from fitting import arguments, chains, checks, draws
+from fitting import arguments, checks, draws, posteriors
 
 
 def _is_noisy(model: Callable, args: tuple, kwargs: dict) -> bool:
@@ -161,7 +161,7 @@ def checked(
     draws.refuse_new(guide, params)
     made = guide
     model, guide = (
-        chains.WholePlates(substitute(fn, data=params)) for fn in (model, guide)
+        posteriors.WholePlates(substitute(fn, data=params)) for fn in (model, guide)
     )
     source = arguments.AllRows(args, kwargs)
     seen = checks.look(model, source.put, {}, {})

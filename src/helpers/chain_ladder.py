@@ -59,7 +59,8 @@ def chain_ladder(cumulative: np.ndarray, num_ages: int | None = None) -> Ladder:
         has been seen at all ages, and each at age 0.
     num_ages : int, optional
         Go on to as many ages: past the oldest one, $f_k - 1$ follows the power curve of
-        $k$ that fits the second half of the factors. These ages add nothing to `sd`.
+        $k$ that fits the second half of the factors. Its growth is taken for certain:
+        standard errors are multiplied by it.
 
     Returns
     -------
@@ -86,9 +87,23 @@ def chain_ladder(cumulative: np.ndarray, num_ages: int | None = None) -> Ladder:
     growth = np.diff(values, axis=1)
     if (values[seen] < 0).any() or (growth[np.isfinite(growth)] < 0).any():
         raise ValueError("cumulative: expected numbers of at least 0 that do not fall")
-    num_cohorts, num_seen = values.shape
-    factors, noise = np.ones(num_seen - 1), np.zeros(num_seen - 1)
-    for k in range(num_seen - 1):
+    factors, noise = _factors(values, seen)
+    for k in range(len(factors)):
+        ahead = ~seen[:, k + 1]
+        values[ahead, k + 1] = values[ahead, k] * factors[k]
+    sd, total_sd = _errors(values, seen, factors, noise)
+    if num_ages is not None and num_ages > values.shape[1]:
+        growth = _tail(factors, num_ages)
+        values = np.hstack([values, values[:, -1:] * growth])
+        sd, total_sd = sd * growth[-1], total_sd * growth[-1]
+    return Ladder(values, sd, total_sd)
+
+
+def _factors(values: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factor from each age to the next, and the variance around it."""
+    num_factors = values.shape[1] - 1
+    factors, noise = np.ones(num_factors), np.zeros(num_factors)
+    for k in range(num_factors):
         now, then = values[seen[:, k + 1], k], values[seen[:, k + 1], k + 1]
         if not now.sum() > 0:
             raise ValueError(f"cumulative: no factor at age {k}, where all is 0")
@@ -101,37 +116,33 @@ def chain_ladder(cumulative: np.ndarray, num_ages: int | None = None) -> Ladder:
             least = min(noise[k - 1], noise[k - 2])
             ratio = noise[k - 1] ** 2 / noise[k - 2] if noise[k - 2] > 0 else 0.0
             noise[k] = min(ratio, least)
-    start = seen.sum(1) - 1
-    for k in range(num_seen - 1):
-        ahead = ~seen[:, k + 1]
-        values[ahead, k + 1] = values[ahead, k] * factors[k]
-    last, parts = values[:, -1], np.zeros((num_cohorts, num_seen - 1))
-    common = np.zeros(num_seen - 1)  # the part of a factor's error that all share
-    for k in range(num_seen - 1):
-        ahead, used = start <= k, values[seen[:, k + 1], k].sum()
+    return factors, noise
+
+
+def _errors(
+    filled: np.ndarray, seen: np.ndarray, factors: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return Mack's standard errors of the last forecasts, and of their sum."""
+    start, last = seen.sum(1) - 1, filled[:, -1]
+    parts = np.zeros((len(filled), len(factors)))
+    common = np.zeros(len(factors))  # the part of a factor's error that all share
+    for k in range(len(factors)):
+        ahead, used = start <= k, filled[seen[:, k + 1], k].sum()
         share = noise[k] / factors[k] ** 2
         common[k] = share / used
         with np.errstate(divide="ignore", invalid="ignore"):
-            own = np.where(values[:, k] > 0, share / values[:, k], 0.0)
+            own = np.where(filled[:, k] > 0, share / filled[:, k], 0.0)
         parts[:, k] = np.where(ahead, own + common[k], 0.0)
-    shared = np.cumsum(common[::-1])[::-1]  # from an age to the last one
     sd = last * np.sqrt(parts.sum(1))
-    total = (sd**2).sum()
-    for i in range(num_cohorts):
-        later = start > start[i]  # cohorts that are older, of which less is unknown
-        both = np.where(later, np.append(shared, 0)[start], 0.0)
-        total += 2 * last[i] * (last * both).sum()
-        same = (start == start[i]) & (np.arange(num_cohorts) > i)
-        total += 2 * last[i] * last[same].sum() * np.append(shared, 0)[start[i]]
-    if num_ages is not None and num_ages > num_seen:
-        values = np.hstack([values, _tail(values[:, -1], factors, num_ages)])
-        grown = values[:, -1] / np.where(last > 0, last, 1)
-        sd, total = sd * grown, total * np.mean(grown) ** 2
-    return Ladder(values, sd, float(np.sqrt(total)))
+    # Two cohorts share the errors of the factors that both still need.
+    shared = np.append(np.cumsum(common[::-1])[::-1], 0)  # from an age to the last one
+    both = np.outer(last, last) * shared[np.maximum.outer(start, start)]
+    np.fill_diagonal(both, sd**2)
+    return sd, float(np.sqrt(both.sum()))
 
 
-def _tail(last: np.ndarray, factors: np.ndarray, num_ages: int) -> np.ndarray:
-    """Return the ages past the oldest one, by a power curve of the factors."""
+def _tail(factors: np.ndarray, num_ages: int) -> np.ndarray:
+    """Return the growth from the oldest age on, by a power curve of the factors."""
     age = np.arange(1, len(factors) + 1)
     used = (age > len(age) / 2) & (factors > 1)
     if used.sum() < 2:
@@ -141,4 +152,4 @@ def _tail(last: np.ndarray, factors: np.ndarray, num_ages: int) -> np.ndarray:
         )
     power = np.polyfit(np.log(age[used]), np.log(factors[used] - 1), 1)
     ahead = np.arange(len(factors) + 1, num_ages)
-    return last[:, None] * np.cumprod(1 + np.exp(np.polyval(power, np.log(ahead))))
+    return np.cumprod(1 + np.exp(np.polyval(power, np.log(ahead))))

@@ -15,31 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fitting import arguments
+from fitting import arguments, frames
 
 COUNTS = ("cohort", "age", "period", "customers", "active")
 
 
-def _frame(name: str, value: Any, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return `value` if it is a data frame with these columns, without gaps."""
-    if not isinstance(value, pd.DataFrame):
-        raise TypeError(
-            f"{name}: expected a pandas DataFrame, got {type(value).__name__}"
-        )
-    missing = [column for column in columns if column not in value.columns]
-    if missing:
-        raise ValueError(
-            f"{name}: expected columns {list(columns)}, got no {', '.join(missing)}"
-        )
-    if not len(value):
+def _rows(name: str, value: Any, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Return `value` if it is a data frame with rows, these columns and no gaps."""
+    frame = frames.data_frame(name, value, columns)
+    frames.refuse_gaps(name, frame, columns)
+    if not len(frame):
         raise ValueError(f"{name}: expected rows, got none")
-    for column in columns:
-        if gaps := int(value[column].isna().sum()):
-            raise ValueError(
-                f"{name}: column {column!r} has {gaps} missing values; drop these rows "
-                "or fill them"
-            )
-    return value
+    return frame
 
 
 def _numbers(name: str, frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -98,7 +85,7 @@ def cohort_table(
         For columns that are missing, have gaps, or no dates and numbers; for negative
         revenue, duplicates, orders before a customer was acquired or after `end`.
     """
-    log = _frame("log", log, ("customer", "date", "revenue"))
+    log = _rows("log", log, ("customer", "date", "revenue"))
     duplicates = arguments.one_of("duplicates", duplicates, ("error", "keep", "drop"))
     if days is not None:
         days = arguments.positive_int("days", days)
@@ -226,7 +213,7 @@ def to_cells(table: pd.DataFrame) -> Cells:
         customers than there are, a cohort without customers or of two sizes, revenue
         where nobody was active or none where somebody was.
     """
-    table = _frame("table", table, (*COUNTS, "revenue"))
+    table = _rows("table", table, (*COUNTS, "revenue"))
     values = {name: _numbers("table", table, name) for name in (*COUNTS, "revenue")}
     for name in COUNTS:
         if broken := int((values[name] % 1 > 0).sum()):
@@ -319,8 +306,7 @@ def cohorts(
     TypeError, ValueError
         If an argument has the wrong type or lies outside its range.
     """
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected np.random.default_rng(seed), got {rng!r:.60}")
+    arguments.generator("rng", rng)
     num_cohorts = arguments.positive_int("num_cohorts", num_cohorts)
     if num_cohorts < 2:
         raise ValueError("num_cohorts: expected at least 2, got 1")

@@ -217,13 +217,10 @@ def shop_sales(
     TypeError, ValueError
         If an argument has the wrong type or lies outside its range.
     """
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected np.random.default_rng(seed), got {rng!r:.60}")
+    arguments.generator("rng", rng)
     num_shops = arguments.positive_int("num_shops", num_shops)
     num_weeks = arguments.positive_int("num_weeks", num_weeks)
-    late = arguments.positive("late", late, or_zero=True)
-    if late > 1:
-        raise ValueError(f"late: expected a share, at most 1, got {late}")
+    late = arguments.share("late", late)
     truth = SHOPS_TRUTH | {
         "level": rng.normal(SHOPS_TRUTH["mu"], SHOPS_TRUTH["sigma"], num_shops),
         "slope": rng.normal(SHOPS_TRUTH["beta"], SHOPS_TRUTH["tau"], num_shops),
@@ -302,14 +299,11 @@ def demand(
     TypeError, ValueError
         If an argument has the wrong type or lies outside its range.
     """
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected np.random.default_rng(seed), got {rng!r:.60}")
+    arguments.generator("rng", rng)
     num_series = arguments.positive_int("num_series", num_series)
     num_weeks = arguments.positive_int("num_weeks", num_weeks)
     num_groups = arguments.positive_int("num_groups", num_groups)
-    late = arguments.positive("late", late, or_zero=True)
-    if late > 1:
-        raise ValueError(f"late: expected a share, at most 1, got {late}")
+    late = arguments.share("late", late)
     mean, between, within = DEMAND_TRUTH["level"]
     slope, slope_between, slope_within = DEMAND_TRUTH["elasticity"]
     group, week = np.arange(num_series) % num_groups, np.arange(num_weeks)

@@ -14,7 +14,7 @@ from numpyro.handlers import replay, seed
 from numpyro.infer.util import log_density
 from scipy.special import logsumexp
 
-from fitting import arguments, chains, draws, fits
+from fitting import arguments, chains, draws, fits, posteriors
 from helpers import figures, tables
 
 #: A fit is good if its means are off by at most `SHIFT` sds of the posterior and its
@@ -331,7 +331,7 @@ def report(
     importance = None
     try:
         with draws.explained(model, params, args, kwargs):
-            target = chains.posterior(fitted.model, fitted.guide, args, kwargs)
+            target = posteriors.posterior(fitted.model, fitted.guide, args, kwargs)
             drawing = chains.Draws(target, max_seconds, given)
             weights = drawing.weights(weight_key, num_draws)
             _refuse_nan(weights, model, args, kwargs)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fitting import arguments
+from fitting import arguments, frames
 
 #: Levels of the quantiles that give the median and the 50, 80 and 95 % intervals.
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
@@ -40,17 +40,8 @@ def sales_and_plan(sales: pd.DataFrame, plan: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ["series", "group", "date", "price", "sales", "sold_out"]
     for name, frame, needed in (("sales", sales, 6), ("plan", plan, 4)):
-        if not isinstance(frame, pd.DataFrame):
-            kind = f"{type(frame).__module__}.{type(frame).__name__}"
-            raise TypeError(f"{name}: expected a pandas DataFrame, got {kind}")
-        if lacking := [c for c in columns[:needed] if c not in frame.columns]:
-            raise ValueError(f"{name}: expected the columns {lacking}, got none")
-        gaps = frame[columns[:needed]].isna().sum()
-        if gaps.any():
-            raise ValueError(
-                f"{name}: expected no gaps, got {gaps.max()} in column "
-                f"{gaps.idxmax()!r}; fill them or drop these rows"
-            )
+        frames.data_frame(name, frame, columns[:needed])
+        frames.refuse_gaps(name, frame, columns[:needed])
         if not (frame["price"] > 0).all():
             raise ValueError(
                 f"{name}: expected prices above 0, got {frame['price'].min()}"

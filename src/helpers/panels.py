@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from fitting import frames
+
 #: The first of all levels: whatever has no number of its own.
 OTHER = "other"
 
@@ -31,20 +33,6 @@ class Panel(NamedTuple):
     times: np.ndarray
     seen: np.ndarray
     values: dict[str, np.ndarray]
-
-
-def _column(frame: Any, name: str) -> pd.Series:
-    if not isinstance(frame, pd.DataFrame):
-        kind = f"{type(frame).__module__}.{type(frame).__name__}"
-        cure = "; .to_pandas() makes one" if hasattr(frame, "to_pandas") else ""
-        raise TypeError(f"frame: expected a pandas DataFrame, got {kind}{cure}")
-    if name not in frame.columns:
-        raise ValueError(
-            f"frame: expected a column {name!r}, got {list(map(str, frame.columns))}"
-        )
-    if np.ndim(frame[name]) != 1:
-        raise ValueError(f"frame: expected one column {name!r}, got several")
-    return frame[name]
 
 
 def number_groups(
@@ -119,7 +107,7 @@ def _named(what: str, values: Any) -> pd.Series:
 
 def _numbers(frame: pd.DataFrame, name: str, count: bool) -> np.ndarray:
     """Return a column as int32 or float32; refuse gaps and what does not fit."""
-    column = _column(frame, name)
+    column = frames.data_frame("frame", frame, [name])[name]
     if column.dtype == bool:
         column = column.astype("int32")
     if not pd.api.types.is_any_real_numeric_dtype(column.dtype):
@@ -228,17 +216,12 @@ def to_panel(
             raise TypeError(f"{name}: expected a list of names, got {value!r}")
     if unknown := [name for name in counts if name not in columns]:
         raise ValueError(f"counts: expected some of the columns, got {unknown}")
+    frame = frames.data_frame("frame", frame, [group, time])
+    frames.refuse_gaps("frame", frame, [group, time])
     whose, when = (
         part.astype(object) if part.dtype == "category" else part
-        for part in (_column(frame, group), _column(frame, time))
+        for part in (frame[group], frame[time])
     )
-    for name, places in ((group, whose), (time, when)):
-        if places.isna().any():
-            gaps = int(places.isna().sum())
-            raise ValueError(
-                f"frame: column {name!r} has {gaps} missing values; drop these rows or "
-                "fill them"
-            )
     row, groups = pd.factorize(whose, sort=True)
     if every is None:
         at, times = pd.factorize(when, sort=True)

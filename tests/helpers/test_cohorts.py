@@ -79,8 +79,13 @@ ACQUIRED = pd.Series(pd.to_datetime(["2026-01-01"] * 2), index=["a", "b"])
 @pytest.mark.parametrize(
     ("log", "options", "error", "message"),
     [
-        ([1], {}, TypeError, "log: expected a pandas DataFrame, got list"),
-        (LOG.drop(columns="date"), {}, ValueError, "log: expected columns .* no date"),
+        ([1], {}, TypeError, "log: expected a pandas DataFrame, got builtins.list"),
+        (
+            LOG.drop(columns="date"),
+            {},
+            ValueError,
+            "log: expected a column 'date', got",
+        ),
         (LOG[:0], {}, ValueError, "log: expected rows, got none"),
         (
             *(LOG.assign(revenue=[1, np.nan, 2, 3, 4]), {}, ValueError),
