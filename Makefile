@@ -6,11 +6,12 @@ INSTALLED := .venv/.installed
 NOTEBOOKS := notebooks $(wildcard *.ipynb)
 CODE := src tests tools benchmarks $(NOTEBOOKS)
 
-.PHONY: help setup site preview slides notebooks lab benchmarks test lint format lock clean
+.PHONY: help setup site preview slides notebooks lab benchmarks
+.PHONY: test test-notebooks lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(INSTALLED) ## make .venv and install everything into it
 	@echo "Ready. Check it with: $(PY) -m helpers"
@@ -46,12 +47,14 @@ lab: $(INSTALLED) ## open copies of the notebooks in JupyterLab (ARGS="--port 90
 benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--quick: short)
 	@$(PY) -m benchmarks.run $(ARGS)
 
-# Two files at a time: browser and compiler leave cores idle in turns. The notebooks run
-# with their exercises solved.
-test: $(INSTALLED) ## run all tests (T="-k name" for some)
+# Two files at a time: browser and compiler leave cores idle in turns.
+test: $(INSTALLED) ## test helpers, tools and site (T="-k name" for some)
+	@$(PY) -m pytest -n 2 --dist loadfile tests $(T)
+
+test-notebooks: $(INSTALLED) ## run all notebooks, exercises solved (T="-k 03" for one)
 	@$(PY) tools/solutions.py .solved
 	@$(PY) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=300 \
-	    tests .solved $(wildcard *.ipynb) $(T)
+	    .solved $(wildcard *.ipynb) $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \

@@ -1,7 +1,7 @@
 """Every stored notebook keeps the rules, and each rule notices when one does not.
 
-That they run, with their exercises solved, is tested too: `make test` lets nbmake
-collect them.
+That they run, with their exercises solved, is tested too: `make test-notebooks` lets
+nbmake collect them.
 """
 
 import datetime
