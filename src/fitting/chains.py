@@ -265,10 +265,10 @@ class Found(NamedTuple):
     of_chains : dict of numpy.ndarray, shape (steps, chains, numbers)
         Values at chains from the guide.
     of_others : dict of numpy.ndarray, shape (steps, chains, numbers)
-        Values at chains from the prior that became as probable as the guide's draws,
-        and were about as probable as the chains from the guide in the end.
+        Values at chains from the prior that arrived.
     arrived : int
-        How many chains from the prior became as probable as the guide's draws.
+        How many chains from the prior arrived: became as probable as the guide's draws,
+        and ended where about as much mass is as around a chain from the guide.
     stuck : float
         Share of the variance that is between chains, in the direction of all unknowns
         in which they differ most.
@@ -470,6 +470,88 @@ class Draws:
         return self.batches(rng_key, count, weigh)
 
 
+def _near(
+    rng_key: jax.Array, draws: Draws, density: Callable, num_draws: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return draws of the guide that are possible, and their log densities."""
+
+    def scored(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        at = draws.draw(keys)[0]
+        return at, density(at)
+
+    near, log_p = draws.batches(rng_key, num_draws, scored)
+    # A gradient takes about three densities; half of the time is kept for the chains.
+    if (seconds := draws.each * 3 * MOVES * LEAPS * CHAINS * 2) > draws.left:
+        seconds *= KEPT * LEAST_ROUNDS / 2
+        raise _too_slow("short chains", seconds, draws.max_seconds)
+    possible = np.isfinite(log_p) & np.isfinite(near).all(1)
+    if possible.sum() < CHAINS:
+        raise CannotTellError(
+            f"{(~possible).sum():,} of {len(near):,} draws of the guide have no "
+            "finite density"
+        )
+    return near[possible], log_p[possible]
+
+
+def _refuse_coarse(log_p: np.ndarray, eps: float) -> None:
+    """Raise an error if log densities are so large that rounding hides differences."""
+    rounding = np.abs(log_p).mean() * eps
+    if rounding > 0.25:
+        raise CannotTellError(
+            f"log densities near {log_p.mean():.3g} are rounded to "
+            f"{rounding:.1g} nats: compute in 64 bits (jax.config.update("
+            '"jax_enable_x64", True) before anything else)'
+        )
+
+
+def _starts(
+    rng_key: jax.Array,
+    target: Posterior,
+    log_density: Callable,
+    near: np.ndarray,
+    log_p: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where chains start, and which chains from the prior became probable."""
+    center, spread = _center_and_spread(near)
+
+    def from_prior(keys: jax.Array, *inputs: jax.Array) -> tuple:
+        return climb(log_density, jax.vmap(target.of_prior)(keys), *inputs)
+
+    level, varies = log_p.mean(), log_p.std()
+    goal = (level - varies).astype(near.dtype)
+    inputs = random.split(rng_key, FROM_PRIOR), center, spread, goal
+    others, log_others = map(
+        np.asarray, arguments.hoisted(from_prior, *inputs, level=1)(*inputs)
+    )
+    arrived = log_others > level - 3 * varies - 1
+    others = np.where(arrived[:, None], others, near[FROM_GUIDE:CHAINS])
+    return np.concatenate([near[:FROM_GUIDE], others]), arrived
+
+
+def _center_and_spread(near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and sds of draws, in their own precision."""
+    center, spread = near.mean(0, dtype=float), near.std(0, dtype=float)
+    return center.astype(near.dtype), np.maximum(spread, 1e-12).astype(near.dtype)
+
+
+def _run(
+    moves: Iterator[tuple[np.ndarray, np.ndarray]], draws: Draws
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the second half of where chains were in the time that is left."""
+    kept, least = [], LEAST_ROUNDS * KEPT
+    for place in moves:
+        kept.append(place)
+        if len(kept) == 1:
+            began = time.perf_counter()  # the first one compiles
+        seconds = time.perf_counter() - began
+        if len(kept) == 2 and seconds * least > draws.left:
+            raise _too_slow("short chains", seconds * least, draws.max_seconds)
+        if len(kept) >= least and seconds > draws.left:
+            break
+    places, log_p = zip(*kept[len(kept) // 2 :], strict=True)
+    return np.stack(places), np.stack(log_p)
+
+
 def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
     """Draw from a guide, and move chains from there and from the prior.
 
@@ -502,29 +584,12 @@ def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
     guide_key, wide_key, prior_key, chain_key = (keys[i] for i in range(4))
     density, _ = draws.compiled(target.log_density, draws.some)
     read, _ = draws.compiled(target.values, draws.some)
-
-    def scored(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        at = draws.draw(keys)[0]
-        return at, density(at)
-
-    near, log_p = draws.batches(guide_key, num_draws, scored)
-    # A gradient takes about three densities; half of the time is kept for the chains.
-    if (seconds := draws.each * 3 * MOVES * LEAPS * CHAINS * 2) > draws.left:
-        seconds *= KEPT * LEAST_ROUNDS / 2
-        raise _too_slow("short chains", seconds, draws.max_seconds)
-    possible = np.isfinite(log_p) & np.isfinite(near).all(1)
-    if possible.sum() < CHAINS:
-        raise CannotTellError(
-            f"{(~possible).sum():,} of {len(near):,} draws of the guide have no "
-            "finite density"
-        )
-    near, log_p = near[possible], log_p[possible]
-    center = near.mean(0, dtype=float).astype(near.dtype)
-    spread = near.std(0, dtype=float).astype(near.dtype)
-    spread = np.maximum(spread, np.asarray(1e-12, near.dtype))
+    near, log_p = _near(guide_key, draws, density, num_draws)
     log_density = target.log_density
     if not target.counted.all():
         # What a mask hides stays as the guide draws it.
+        center, spread = _center_and_spread(near)
+
         def of_hidden(at: jax.Array) -> jax.Array:
             scaled = ((at - center) / spread) ** 2
             return -jnp.where(target.counted, 0, scaled).sum(-1) / 2
@@ -534,44 +599,15 @@ def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
 
         log_p = log_p + np.asarray(of_hidden(near))
     eps = np.finfo(near.dtype).eps
-    rounding = np.abs(log_p).mean() * eps
-    if rounding > 0.25:
-        raise CannotTellError(
-            f"log densities near {log_p.mean():.3g} are rounded to "
-            f"{rounding:.1g} nats: compute in 64 bits (jax.config.update("
-            '"jax_enable_x64", True) before anything else)'
-        )
+    _refuse_coarse(log_p, eps)
     # Draws for the widths, before the chains take what is left of the time.
     wide = min(WIDE, max(num_draws, MOST_WIDE // dim))
     of_guide = draws.batches(wide_key, wide, lambda keys: read(draws.draw(keys)[0]))
 
-    def from_prior(keys: jax.Array, *inputs: jax.Array) -> tuple:
-        return climb(log_density, jax.vmap(target.of_prior)(keys), *inputs)
-
-    level, varies = log_p.mean(), log_p.std()
-    goal = (level - varies).astype(near.dtype)
-    inputs = random.split(prior_key, FROM_PRIOR), center, spread, goal
-    others, log_others = map(
-        np.asarray, arguments.hoisted(from_prior, *inputs, level=1)(*inputs)
-    )
-    arrived = log_others > level - 3 * varies - 1
-    others = np.where(arrived[:, None], others, near[FROM_GUIDE:CHAINS])
-    start = np.concatenate([near[:FROM_GUIDE], others])
-    kept, least = [], LEAST_ROUNDS * KEPT
+    start, arrived = _starts(prior_key, target, log_density, near, log_p)
     # Draws of the guide are independent: four for each number give all correlations.
     base = root_of(near, float(len(near) >= 4 * dim))
-    for place in moved(chain_key, log_density, base, start):
-        kept.append(place)
-        if len(kept) == 1:
-            began = time.perf_counter()  # the first one compiles
-        seconds = time.perf_counter() - began
-        if len(kept) == 2 and seconds * least > draws.left:
-            raise _too_slow("short chains", seconds * least, draws.max_seconds)
-        if len(kept) >= least and seconds > draws.left:
-            break
-    places, log_p = (
-        np.stack(parts) for parts in zip(*kept[len(kept) // 2 :], strict=True)
-    )
+    places, log_p = _run(moved(chain_key, log_density, base, start), draws)
     _refuse_rounded(target, near, places[:, :FROM_GUIDE])
     of_each = [jax.tree.map(np.asarray, read(at)) for at in places]
     of_all = {name: np.stack([at[name] for at in of_each]) for name in of_guide}
@@ -584,7 +620,7 @@ def explore(rng_key: jax.Array, draws: Draws, num_draws: int) -> Found:
         {n: v.astype(float) for n, v in of_guide.items()},
         {n: v[:, :FROM_GUIDE].astype(float) for n, v in of_all.items()},
         {n: v[:, taken].astype(float) for n, v in of_all.items()},
-        int(arrived.sum()),
+        len(taken),
         slowest(places[:, :FROM_GUIDE]),
         float(eps),
         target.circular,

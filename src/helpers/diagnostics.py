@@ -305,9 +305,12 @@ def report(
     central nine tenths as well; or if a fifth of the chains from the prior that arrived
     (at least two) end 4 sds away and are about as probable. Of a site with more than
     1,000 numbers, 1,000 are judged. Angles are not judged, since means and sds say
-    nothing about numbers that wrap. What goes unseen: lost correlations, skewness,
-    modes that no chain reaches, and modes of a much lower density, however broad.
-    Many short chains: Hoffman and Ma (2020); Margossian et al. (2024).
+    nothing about numbers that wrap. A chain from the prior in a place of little mass
+    (density times volume), such as the neck of a funnel, does not count as arrived.
+    What goes unseen: lost correlations, skewness, modes that no chain reaches, and
+    modes of a much lower density, however broad. Many short chains: Hoffman and Ma
+    (2020); Margossian et al. (2024). Two halves of the chains shape each other's moves,
+    as in ensemble samplers: Goodman and Weare (2010).
     """
     arguments.key("rng_key", rng_key)
     num_draws = arguments.positive_int("num_draws", num_draws)
