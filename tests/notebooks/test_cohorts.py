@@ -11,7 +11,7 @@ import pytest
 import execute
 
 NOTEBOOK = execute.ROOT / "notebooks" / "11_cohorts.ipynb"
-CONSTANTS = {"SITES", ("PLACES", "WHAT")}
+CONSTANTS = {"CENTERS", "SITES", "PLACES", "WHAT"}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def orders(seed=3):
 def test_the_script_serves_another_log(taught, tmp_path):
     log, path = orders(), tmp_path / "weeks.npz"
     past = log[log["date"] < pd.Timestamp("2025-03-03") + pd.Timedelta(weeks=16)]
-    settings = {"centered": 0.0, "season_sd": 0.01}
-    options = {"steps": 4, "days": 7, "a_year": 365.25 / 7} | settings
+    settings = {"share": 0.0, "season_sd": 0.01}
+    options = {"steps": 4, "days": 7, "periods_a_year": 365.25 / 7} | settings
     said = taught["forecast_log"](jax.random.key(0), past, path, **options)
     saved = np.load(path)
     assert saved["revenue"].shape == (1_000, 12 * 4)
