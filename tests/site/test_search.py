@@ -168,6 +168,17 @@ QUESTIONS = {
         "roofline",
         "when to retrain",
     ],
+    "troubleshooting": [
+        "Cannot find valid initial parameters",
+        "Found vars in model but not guide",
+        "Missing a plate statement for batch dimension",
+        "does not support models with discrete latent variables",
+        "flat ELBO",
+        "reduce_on_plateau",
+        "key reuse",
+        "nnx.List",
+        "BatchNorm",
+    ],
     "running": ["install", "windows", "conda", "ModuleNotFoundError", "cuda driver"],
     "results": ["benchmarks", "pymc stan comparison"],
 }
