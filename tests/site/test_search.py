@@ -236,9 +236,9 @@ def test_a_learner_types_and_sees_it(site, serve, browser):
     page.locator("#quarto-search input").press_sequentially("my loss is NaN")
     link = page.locator(":is(.search-item, .search-results) a").first
     link.wait_for()
-    assert "Training loops" in link.inner_text()
+    assert "When it goes wrong" in link.inner_text()
     link.click()
-    page.wait_for_url("**/notebooks/05_training_loops.html*")
+    page.wait_for_url("**/troubleshooting.html*")
     page.close()
 
 
