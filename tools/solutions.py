@@ -162,11 +162,17 @@ def solved(nb: nbformat.NotebookNode, claims: list[dict]) -> nbformat.NotebookNo
     return nbformat.v4.new_notebook(metadata=nb["metadata"], cells=cells)
 
 
+def tested() -> list[Path]:
+    """Return the notebooks with broken claims: the course, and pages beside it."""
+    known = {path.stem for path in CLAIMS.glob("*.toml")}
+    return [path for path in execute.stored_notebooks() if path.stem in known]
+
+
 def main(folder: str) -> None:
-    """Write all notebooks of the course, solved, into a folder."""
+    """Write all notebooks that have broken claims, solved, into a folder."""
     target = Path(folder)
     target.mkdir(exist_ok=True)
-    for path in execute.course_order():
+    for path in tested():
         nb = solved(execute.read(path), broken_claims(path.stem))
         nbformat.write(nb, target / path.name)
 

@@ -103,6 +103,10 @@ def test_a_check_that_is_gone_is_noticed():
         solutions.solved(nb, CHANGES)
 
 
-@pytest.mark.parametrize("path", execute.course_order(), ids=lambda path: path.stem)
+def test_all_notebooks_of_the_course_are_tested():
+    assert set(execute.course_order()) <= set(solutions.tested())
+
+
+@pytest.mark.parametrize("path", solutions.tested(), ids=lambda path: path.stem)
 def test_each_notebook_has_at_least_five_claims_broken(path):
     assert len(solutions.broken_claims(path.stem)) >= 5

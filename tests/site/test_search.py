@@ -168,6 +168,17 @@ QUESTIONS = {
         "roofline",
         "when to retrain",
     ],
+    "troubleshooting": [
+        "Cannot find valid initial parameters",
+        "Found vars in model but not guide",
+        "Missing a plate statement for batch dimension",
+        "does not support models with discrete latent variables",
+        "flat ELBO",
+        "reduce_on_plateau",
+        "key reuse",
+        "nnx.List",
+        "BatchNorm",
+    ],
     "running": ["install", "windows", "conda", "ModuleNotFoundError", "cuda driver"],
     "results": ["benchmarks", "pymc stan comparison"],
 }
@@ -225,9 +236,9 @@ def test_a_learner_types_and_sees_it(site, serve, browser):
     page.locator("#quarto-search input").press_sequentially("my loss is NaN")
     link = page.locator(":is(.search-item, .search-results) a").first
     link.wait_for()
-    assert "Training loops" in link.inner_text()
+    assert "When it goes wrong" in link.inner_text()
     link.click()
-    page.wait_for_url("**/notebooks/05_training_loops.html*")
+    page.wait_for_url("**/troubleshooting.html*")
     page.close()
 
 
