@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from numpyro.infer import Predictive
 
 import execute
 
@@ -61,3 +62,17 @@ def test_the_script_serves_another_log(taught, tmp_path):
     came = log["revenue"].sum() - past["revenue"].sum()
     width = high - low
     assert low - width < came < high + width
+
+
+def test_where_nobody_is_active_nothing_is_spent(taught):
+    size, age = np.array([3, 4]), np.tile(np.arange(1, 6), 2)
+    cohort = np.repeat([0, 1], 5)
+    where = {"cohort": cohort, "age": age, "period": cohort + age}
+    turn = np.arange(8) / 12
+    drawing = Predictive(taught["cohort_model"], num_samples=50)
+    drawn = drawing(jax.random.key(0), customers=size, turn=turn, **where)
+    nobody = np.asarray(drawn["active"] == 0)
+    assert nobody.any()
+    assert not nobody.all()
+    assert drawn["revenue"][nobody].max() < 1e-3
+    assert drawn["revenue"][~nobody].mean() > 1
