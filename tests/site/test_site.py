@@ -65,7 +65,7 @@ def links_resolve(site):
             name = str(PurePosixPath(path.relative_to(site.folder)))
             if not path.is_file():
                 yield f"{page}: broken link {address}"
-            elif anchor and name in ids and anchor.removeprefix("/") not in ids[name]:
+            elif anchor and anchor.removeprefix("/") not in ids.get(name, ()):
                 yield f"{page}: broken anchor {address}"
 
 

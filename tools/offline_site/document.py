@@ -434,9 +434,9 @@ class Converter:
         path, _, fragment = url.partition("#")
         here = PurePosixPath(self.source.path).parent
         target = resolve(here / path) if path else self.source.path
-        if target in self.config.get("project", {}).get("resources", ()):
-            return url  # a file to download
         if target not in self.pages:
+            if target in self.config.get("project", {}).get("resources", ()):
+                return url  # a file to download
             self.source.report_near(f"broken link: no page {target}", url)
             return url
         self.document.links.append((url, target, fragment))
