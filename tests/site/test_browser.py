@@ -1,5 +1,7 @@
 """A real browser shows every page and slide, light, dark and as wide as a phone."""
 
+import re
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -246,6 +248,23 @@ def test_decks(site, serve, browser, look):
         for name in site.decks:
             check_deck(visit, name)
     assert visit.faults == []
+
+
+SMALLEST = """() => Math.min(
+  ...[...document.querySelectorAll('main :is(h1, h2, p, li, th, td, code, figcaption)')]
+    .map((part) => parseFloat(getComputedStyle(part).fontSize) * 0.75))"""  # in points
+
+
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+def test_the_handout_prints_on_two_pages(site, serve, browser, paper):
+    page = browser.new_page()
+    page.goto(serve(site.folder) + "handout.html", wait_until="networkidle")
+    page.emulate_media(media="print")
+    smallest = page.evaluate(SMALLEST)
+    printed = page.pdf(format=paper)
+    page.close()
+    assert smallest >= 9
+    assert len(re.findall(rb"/Type /Page\b", printed)) == 2
 
 
 BROKEN_PAGE = """<html lang="en"><title>Broken</title><body><main>

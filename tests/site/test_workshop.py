@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 import execute
@@ -17,17 +18,14 @@ LENGTHS = {  # minutes with breaks, without lunch
 }
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#]*)(?:#([\w-]+))?\)")
 ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
-EXERCISE = re.compile(r"\[(\w+), exercise (\d+)\]\(([^)#]+)#([\w-]+)\) \((\w+), (\d+) min\)")
+EXERCISE = re.compile(
+    r"\[(\w+), exercise (\d+)\]\(([^)#]+)#([\w-]+)\) \((\w+), (\d+) min\)"
+)
 STATED = re.compile(r'title="Exercise (\d+) · (\w+) · (\d+) minutes"')
 RANGE = re.compile(r'\]\(([^)]+)\), (?:all slides|from "([^"]+)" to "([^"]+)")')
-NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        "one two three four five six seven eight nine ten eleven twelve thirteen "
-        "fourteen fifteen".split(),
-        start=1,
-    )
-}
+WORDS = "one two three four five six seven eight nine ten eleven twelve"
+NUMBERS = {word: number for number, word in enumerate(WORDS.split(" "), start=1)}
+NUMBERS["fifteen"] = 15
 
 
 def read(name: str) -> str:
@@ -152,6 +150,10 @@ def plans_add_up(text: str) -> Iterator[str]:
                     yield f"{anchor}: {inside} minutes instead of {minutes}"
         if total != length:
             yield f"{plan}: {total} minutes instead of {length}"
+        breaks = [int(row[2]) for row in rows(blocks[plan]) if row[1] == "Break"]
+        said = re.search(r": .*: (\d+) minutes.*, (\d+) of them breaks", blocks[plan])
+        if [int(number) for number in said.groups()] != [length, sum(breaks)]:
+            yield f"{plan}: breaks of {sum(breaks)} minutes, but '{said[0]}'"
 
 
 def all_blocks_are_planned(text: str) -> Iterator[str]:
@@ -189,7 +191,7 @@ def exercises_are_as_they_say(text: str) -> Iterator[str]:
     if len(re.findall(r"\w, exercise \d", text)) != len(EXERCISE.findall(text)):
         yield "an exercise without link, level and minutes"
     for anchor, minutes, what in activities(text):
-        if what.startswith("**Exercise") and int(EXERCISE.search(what)[6]) != minutes:
+        if what.startswith("**Exercise") and f", {minutes} min)" not in what:
             yield f"{anchor}: {minutes} minutes for {what}"
 
 
@@ -237,7 +239,98 @@ CHECKS: list[Callable[[str], Iterator[str]]] = [
     links_lead_somewhere,
 ]
 
+# What somebody may get wrong, and the check that has to notice.
+MISTAKES = [
+    (plans_add_up, "| 9:40 | [One identity]", "| 9:45 | [One identity]"),
+    (plans_add_up, "(#sec-workshop-half-identity) | 35 |", "(#sec-x) | 35 |"),
+    (plans_add_up, "| 5 | **Talk** How would you", "| 6 | **Talk** How would you"),
+    (plans_add_up, "where to read on | 10 |", "where to read on | 15 |"),
+    (plans_add_up, "210 minutes, 25 of them", "210 minutes, 30 of them"),
+    (all_blocks_are_planned, "[Groups](#sec-workshop-groups)", "Groups"),
+    (all_blocks_are_planned, "**What may go wrong.**", ""),
+    (exercises_are_as_they_say, "[01, exercise 2]", "[01, exercise 3]"),
+    (exercises_are_as_they_say, "(hard, 25 min)", "(hard, 20 min)"),
+    (exercises_are_as_they_say, "(medium, 15 min)", "(easy, 15 min)"),
+    (exercises_are_as_they_say, "[04, exercise 1]", "[05, exercise 1]"),
+    (exercises_are_as_they_say, " (easy, 5 min)", ""),
+    (exercises_are_as_they_say, "| 10 | **Exercise**", "| 12 | **Exercise**"),
+    (slides_are_as_they_say, 'from "Bayes\' rule"', 'from "Bayes rule"'),
+    (slides_are_as_they_say, "slides/checking.qmd), all", "slides/check.qmd), all"),
+    (slides_are_as_they_say, "| 25 | **Slides** [Check", "| 20 | **Slides** [Check"),
+    (slides_are_as_they_say, "| 3 | **Slides**", "| 4 | **Slides**"),
+    (slides_are_as_they_say, "| 22 | **Slides**", "| 20 | **Slides**"),
+    (slides_are_as_they_say, 'from "Rows"', 'from "Larger than memory"'),
+    (slides_are_as_they_say, 'to "References"', 'to "The guide"'),
+    (there_is_time_to_read, "| 15 | **Run and read**", "| 5 | **Run and read**"),
+    (links_lead_somewhere, "#sec-vi-by-hand)", "#sec-vi-by-foot)"),
+    (links_lead_somewhere, "(handout.qmd)", "(hand-out.qmd)"),
+    (links_lead_somewhere, "(#sec-workshop-questions)", "(#sec-workshop-quiz)"),
+]
+
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_plans(check):
     assert list(check(read("workshop.qmd"))) == []
+
+
+@pytest.mark.parametrize(("check", "right", "wrong"), MISTAKES)
+def test_a_mistake_in_a_plan_is_noticed(check, right, wrong):
+    text = read("workshop.qmd")
+    assert right in text
+    assert list(check(text.replace(right, wrong)))
+
+
+def test_sums_of_whole_notebooks():
+    def all_of(slides, *names):
+        parts = [part for name in names for part in notebook(name).values()]
+        exercises = [known for part in parts for known in part.exercises.values()]
+        reading = sum(part.minutes for part in parts)
+        solving = sum(int(minutes) for _, minutes in exercises)
+        return round(reading) + solving + minutes_of_slides(slides, "", "")
+
+    groups = all_of("slides/hierarchical_models.qmd", *notebooks("07"))
+    real = all_of("slides/real_work.qmd", *notebooks("10", "11"))
+    said = f"notebook 07 takes {groups} minutes, and notebooks 10 and 11 together take"
+    assert f"{said} {real}." in read("workshop.qmd")
+
+
+# The handout ------------------------------------------------------------------------
+
+
+def notebooks(*numbers: str) -> list[str]:
+    """Return the names of notebooks by number."""
+    paths = execute.course_order()
+    found = [path for path in paths if path.name.split("_")[0] in numbers]
+    return [path.relative_to(execute.ROOT).as_posix() for path in found]
+
+
+def test_the_links_of_the_handout():
+    assert list(links_lead_somewhere(read("handout.qmd"))) == []
+
+
+def test_its_eight_lines_fit_a_line():
+    [code] = re.findall(r"^```python\n(.*?)^```$", read("handout.qmd"), re.M | re.S)
+    imports, lines = code.split("\n\n")
+    assert len(lines.splitlines()) == 8
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=400)
+    x = (x - x.mean()) / x.std()
+    y = 0.5 - 1.5 * x + rng.normal(size=400)
+    scope = {"x": x, "y": y}
+    exec(f"{imports}\n{lines}", scope)
+    draws = np.asarray(scope["draws"]["w"])
+    mean = np.array([y.sum(), x @ y]) / 401  # 400 rows, and a prior worth one
+    assert np.allclose(draws.mean(0), mean, atol=0.02)
+    assert np.allclose(draws.std(0), 401**-0.5, rtol=0.2)
+
+
+def test_its_symptoms_are_those_of_the_troubleshooting():
+    cells = json.loads(read("troubleshooting.ipynb"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    entries = sections(text)
+    found = rows(sections(read("handout.qmd"))["sec-handout-symptoms"])
+    assert len(found) > 8
+    for row in found:
+        [(_, _, anchor)] = LINK.findall(row[0])
+        for code in re.findall(r"`([^`]+)`", " ".join(row)):
+            assert code in entries[anchor], (anchor, code)
