@@ -252,6 +252,7 @@ def test_decks(site, serve, browser, look):
 
 SMALLEST = """() => Math.min(
   ...[...document.querySelectorAll('main :is(h1, h2, p, li, th, td, code, figcaption)')]
+    .filter((part) => part.offsetParent)
     .map((part) => parseFloat(getComputedStyle(part).fontSize) * 0.75))"""  # in points
 
 
