@@ -32,7 +32,7 @@ site: $(INSTALLED) ## build pages and slides into _site (ENGINE=quarto or ENGINE
 preview: $(INSTALLED) ## serve the site and rebuild it on changes (ARGS="--port 8001")
 	@$(PY) tools/build.py preview $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-slides: $(INSTALLED) ## build the slides alone
+slides: $(INSTALLED) ## build the slides alone, and a PDF of each deck
 	@$(PY) tools/build.py slides $(if $(ENGINE),--engine $(ENGINE))
 
 notebooks: $(INSTALLED) ## execute all notebooks and store their outputs (NB=03 for one)

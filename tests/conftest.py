@@ -8,20 +8,10 @@ import tempfile
 import pytest
 from playwright.sync_api import sync_playwright
 
+from print_slides import ARGUMENTS, BROWSERS, find_browser
 from setup_check import check_setup
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Without these the browser asks for hosts of its own at every start.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def pytest_configure(config):
@@ -50,10 +40,9 @@ def pytest_unconfigure(config):
 @pytest.fixture(scope="module")
 def browser():
     """The browser of the system; where there is none, CI fails and others skip."""
-    candidates = filter(None, (os.environ.get("CHROMIUM"), *NAMES))
-    found = next(filter(None, map(shutil.which, candidates)), None)
+    found = find_browser()
     if not found:
-        text = f"no browser here (tried {', '.join(NAMES)} and $CHROMIUM)"
+        text = f"no browser here (tried {', '.join(BROWSERS)} and $CHROMIUM)"
         if os.environ.get("CI") == "true":
             pytest.fail(text)
         pytest.skip(text)

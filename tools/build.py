@@ -186,6 +186,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.what == "slides":
         first = next(iter(sorted(p.name for p in ROOT.glob("_site/slides/*.html"))), "")
         first = f"_site/slides/{first}"
+        from print_slides import print_slides
+
+        printed = print_slides(ROOT / "_site" / "slides")
+        print(f"{len(printed)} decks as PDF: {ROOT / '_site' / 'slides'}/*.pdf")
     name = "Quarto" if quarto else "Pandoc"
     print(
         f"{name} engine: {pages} pages in {seconds:.1f} s. "

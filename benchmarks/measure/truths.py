@@ -4,13 +4,17 @@ Mean-field and full-rank guides, and a mean-field fit that is stopped early, wit
 keys each. For each fit: how far means and sds are from the truth, the correlations that
 are lost, k-hat, seconds, and the verdict of `helpers.diagnostics.report`. A fit is good
 if every mean is within half an sd of the truth and every sd within a third of it.
-Writes ``truths.json``. Run it from the root of the project:
+Writes ``truths.json`` as soon as a posterior is measured; the lines of the others stay
+as they are. On a busy machine, ``--untimed`` keeps the seconds that are stored, and
+``--max-seconds`` gives the report more time. Run it from the root of the project:
 
     python -m benchmarks.measure.truths
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +24,7 @@ from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 from benchmarks.shared import posteriors, record
+from benchmarks.shared.programs import programs_kept
 from helpers.diagnostics import Report, importance_summary, log_weights, report
 from helpers.environment import device
 from helpers.training import fit
@@ -88,26 +93,36 @@ def reported(said: Report, sites: Sequence[str] | None = None) -> dict[str, floa
     }
 
 
+def timed(run: Callable[[], Any]) -> float:
+    """Return the seconds that a call takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
 def measure(
     rng_key: jax.Array,
     truth: posteriors.Truth,
     method: Method,
     joint: np.ndarray,
     num_keys: int,
+    max_seconds: float,
+    seconds: dict[str, float],
 ) -> list[dict[str, Any]]:
-    """Fit a posterior with some keys; judge each fit by truth and report."""
+    """Fit a posterior with some keys; judge each fit by truth and report.
+
+    Seconds that are given are kept; the others are measured with the first key.
+    """
     guide = method.guide(truth.model)
     rates = optax.cosine_decay_schedule(method.rate, method.steps)
     svi = SVI(truth.model, guide, optax.adam(rates), Trace_ELBO())
     first_key, fit_key, *keys = jax.random.split(rng_key, 2 + num_keys)
-    seconds = {}
+    inputs, quiet = (svi, method.steps), {"progress_bar": False}
     # The same fit twice on purpose: with compilation, and without.
     for name in ("fit_cold_seconds", "fit_seconds"):
-        began = time.perf_counter()
-        fit(first_key, svi, method.steps, progress_bar=False)
-        seconds[name] = time.perf_counter() - began
-    fit_keys = jax.random.split(fit_key, num_keys)
-    runs = fit(fit_keys, svi, method.steps, progress_bar=False)
+        if name not in seconds:
+            seconds[name] = timed(lambda: fit(first_key, *inputs, **quiet))
+    runs = fit(jax.random.split(fit_key, num_keys), *inputs, **quiet)
     found = []
     for i, key in enumerate(keys):
         params = jax.tree.map(lambda leaf, i=i: leaf[i], runs.params)
@@ -115,8 +130,8 @@ def measure(
         drawn = Predictive(guide, params=params, num_samples=DRAWS)(draw_key)
         drawn |= Predictive(truth.model, posterior_samples=drawn)(site_key)
         began = time.perf_counter()
-        said = report(report_key, truth.model, guide, params)
-        seconds["report_seconds"] = time.perf_counter() - began
+        said = report(report_key, truth.model, guide, params, max_seconds=max_seconds)
+        seconds.setdefault("report_seconds", time.perf_counter() - began)
         weights = log_weights(weight_key, truth.model, guide, params)
         facts = compared(posteriors.flat(drawn, truth), truth, joint)
         found.append(
@@ -133,35 +148,68 @@ def measure(
     return found
 
 
+def measured(
+    rng_key: jax.Array, name: str, options: Any, known: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Fit a posterior with every guide that suits its size; return a line for each fit.
+
+    `known` are the lines that are stored of it, whose seconds may be kept.
+    """
+    truth = posteriors.POSTERIORS[name]()
+    size = sum(np.size(mean) for mean in truth.means.values())
+    reference_key, *keys = jax.random.split(rng_key, 1 + len(METHODS))
+    joint = correlations(posteriors.reference(reference_key, truth))
+    about = {"posterior": name, "numbers": size}
+    about |= {"held_out": name in posteriors.HELD_OUT}
+    fits = []
+    for key, (label, method) in zip(keys, METHODS.items(), strict=True):
+        if size > method.most:
+            continue
+        before = [line for line in known if line["guide"] == label]
+        kept = {}
+        if options.untimed and before:
+            kept = {n: v for n, v in before[0].items() if n.endswith("_seconds")}
+        inputs = truth, method, joint, options.keys, options.max_seconds, kept
+        with programs_kept():  # a report for the next key compiles nothing
+            found = measure(key, *inputs)
+        fits += [record.rounded(about | {"guide": label} | facts) for facts in found]
+        print(*fits[-options.keys :], sep="\n", flush=True)
+    return fits
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Return the facts of the last run, or what an empty one would say."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else {"fits": []}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure all posteriors, or those that are named."""
     parser = record.parser(__doc__)
     parser.add_argument("--keys", type=int, default=3, help="fits with each guide")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these posteriors")
+    parser.add_argument("--untimed", action="store_true", help="keep stored seconds")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="of a report")
     options = parser.parse_args(argv)
     path = record.folder(options) / "truths.json"
     names = options.only or list(posteriors.POSTERIORS)
-    num_keys = options.keys
     if options.quick:
-        names, num_keys = ["intercept and slope"], 1
-    key, fits = jax.random.key(0), []
-    for name in names:
-        truth = posteriors.POSTERIORS[name]()
-        size = sum(np.size(mean) for mean in truth.means.values())
-        key, reference_key = jax.random.split(key)
-        joint = correlations(posteriors.reference(reference_key, truth))
-        for label, method in METHODS.items():
-            if size > method.most:
-                continue
-            key, fit_key = jax.random.split(key)
-            for facts in measure(fit_key, truth, method, joint, num_keys):
-                line = {"posterior": name, "numbers": size, "guide": label}
-                line["held_out"] = name in posteriors.HELD_OUT
-                fits.append(record.rounded(line | facts))
-                print(fits[-1], flush=True)
-    facts = record.origin("measure.truths", parser, options, PACKAGES)
-    facts |= {"device": device(), "keys": num_keys, "fits": fits}
-    record.write(path, facts)
+        names, options.keys = ["intercept and slope"], 1
+    keys = jax.random.split(jax.random.key(0), len(posteriors.POSTERIORS))
+    for name, key in zip(posteriors.POSTERIORS, keys, strict=True):
+        if name not in names:
+            continue
+        before = stored(path)
+        lines = {
+            of: [line for line in before["fits"] if line["posterior"] == of]
+            for of in posteriors.POSTERIORS
+        }
+        lines[name] = measured(key, name, options, lines[name])
+        facts = record.origin("measure.truths", parser, options, PACKAGES)
+        timed_on = before.get("timed", facts["date"])
+        facts |= {"timed": timed_on if options.untimed else facts["date"]}
+        facts |= {"device": device(), "keys": options.keys}
+        fits = [line for of_name in lines.values() for line in of_name]
+        record.write(path, facts | {"fits": fits}, show=False)
 
 
 if __name__ == "__main__":

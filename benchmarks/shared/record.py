@@ -76,11 +76,12 @@ def rounded(tree: Any) -> Any:
     return float(f"{tree:.4g}") if isinstance(tree, float) else tree
 
 
-def write(path: Path, facts: dict[str, Any]) -> None:
-    """Store the facts of a run as JSON, and print them."""
+def write(path: Path, facts: dict[str, Any], *, show: bool = True) -> None:
+    """Store the facts of a run as JSON, and print them unless told not to."""
     text = json.dumps(facts, indent=2) + "\n"
     path.write_text(text, encoding="utf-8")
-    print(text, end="")
+    if show:
+        print(text, end="")
 
 
 def read(folder: Path = RESULTS) -> dict[str, Any]:

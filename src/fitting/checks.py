@@ -31,6 +31,8 @@ REPEATED = (
     ": some data would count repeatedly. Where a column is meant to be a vector, "
     ".squeeze(-1) makes it one; where it is wanted, give the data the site's shape"
 )
+# Layers that only repeat, hide or regroup what the distribution inside them gives.
+WRAPPERS = dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution
 FAR = 1e6  # a start beyond this, between bounds as wide, is worth a warning
 
 
@@ -252,7 +254,7 @@ def refuse_values(sites: dict) -> None:
             continue
         wrong = ~fits & mask if np.shape(fits) == np.shape(fits & mask) else ~fits
         if wrong.any():
-            fn = inside[-1]
+            fn = next(layer for layer in inside if not isinstance(layer, WRAPPERS))
             classes = " Classes start at 0." if fn.support.is_discrete else ""
             raise ValueError(
                 f"model: site {name!r} observes values that {type(fn).__name__}"

@@ -107,7 +107,7 @@ def _named(what: str, values: Any) -> pd.Series:
 
 def _numbers(frame: pd.DataFrame, name: str, count: bool) -> np.ndarray:
     """Return a column as int32 or float32; refuse gaps and what does not fit."""
-    column = frames.data_frame("frame", frame, [name])[name]
+    column = frame[name]
     if column.dtype == bool:
         column = column.astype("int32")
     if not pd.api.types.is_any_real_numeric_dtype(column.dtype):
@@ -216,7 +216,7 @@ def to_panel(
             raise TypeError(f"{name}: expected a list of names, got {value!r}")
     if unknown := [name for name in counts if name not in columns]:
         raise ValueError(f"counts: expected some of the columns, got {unknown}")
-    frame = frames.data_frame("frame", frame, [group, time])
+    frame = frames.data_frame("frame", frame, [group, time, *columns])
     frames.refuse_gaps("frame", frame, [group, time])
     whose, when = (
         part.astype(object) if part.dtype == "category" else part

@@ -312,6 +312,18 @@ def test_observations_that_a_distribution_cannot_give_are_refused():
     fits_alike(binary, y - 1)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_error_names_the_distribution_that_the_model_names(wrapped):
+    def incomes(y):
+        loc = numpyro.sample("loc", dist.Normal(0, 1))
+        fn = dist.LogNormal(loc, 1)
+        fn = fn.expand([24]).mask(True).to_event(1) if wrapped else fn
+        numpyro.sample("y", fn, obs=y)
+
+    with pytest.raises(ValueError, match=r"that LogNormal cannot give \(1 of"):
+        fit(KEY, make_svi(incomes), 4, np.arange(24.0))
+
+
 def test_keywords_of_a_model_that_are_options_of_fit_are_refused():
     def model(y, num_rows=3):
         mean_model(y)

@@ -1,9 +1,14 @@
 """A real browser shows every page and slide, light, dark and as wide as a phone."""
 
+import copy
 import re
 
+import pypdfium2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+
+import print_slides
+from print_slides import open_to_print, print_deck
 
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
@@ -100,7 +105,7 @@ LEAVES_FRAME = """() => {
 
 # The lowest place with content, texts smaller than 14 px as they are seen, and captions
 # that carry a number, which would not be that of the notebook.
-SLIDE = """() => {
+SLIDE = r"""() => {
   const slide = Reveal.getCurrentSlide(), scale = Reveal.getScale(), faults = [];
   let low = 0;
   const kinds = 'p, li, td, img, pre, math, h1, h2, h3, figcaption, .csl-entry';
@@ -265,7 +270,56 @@ def test_the_handout_prints_on_two_pages(site, serve, browser, paper):
     printed = page.pdf(format=paper)
     page.close()
     assert smallest >= 9
-    assert len(re.findall(rb"/Type /Page\b", printed)) == 2
+    assert len(pypdfium2.PdfDocument(printed)) == 2
+
+
+# Finds what leaves the page that a slide is printed on.
+LEAVES_PAPER = """() => [...document.querySelectorAll('.pdf-page')].flatMap((page) => {
+  const paper = page.getBoundingClientRect();
+  return [...page.querySelectorAll('section *')].filter((part) => {
+    if (part.closest('aside.notes') || part.parentElement.closest('math, svg'))
+      return false;
+    const at = part.getBoundingClientRect();
+    return at.width > 1 && at.height > 1 && Math.max(at.right - paper.right,
+      at.bottom - paper.bottom, paper.left - at.left, paper.top - at.top) > 2;
+  }).map((part) => part.outerHTML.slice(0, 90));
+})"""
+
+
+def letters(text):
+    return "".join(re.findall("[A-Za-z]", text))
+
+
+def printed_slides(site, name):
+    """Return the letters of each slide of a deck, without formulas and notes."""
+    slides = [part for part in site.soups[name].select("section") if not part.section]
+    for slide in map(copy.copy, slides):
+        for part in slide.select("aside.notes, math, script, style, svg"):
+            part.decompose()
+        text = re.sub(r"\b(Figure|Table)\s\d+:", "", slide.get_text(" "))
+        yield {letters(word) for word in text.split()}
+
+
+def test_each_slide_prints_on_one_page_and_loses_nothing(site, browser):
+    for name in site.decks:
+        deck = site.folder / name
+        with open_to_print(browser, deck) as page:
+            assert page.evaluate(LEAVES_PAPER) == [], name
+            page.evaluate("document.querySelector('h2').style.scale = '20'")
+            assert page.evaluate(LEAVES_PAPER), "a huge title was not noticed"
+        pages = pypdfium2.PdfDocument(print_deck(browser, deck))
+        for paper, words in zip(pages, printed_slides(site, name), strict=True):
+            text = letters(paper.get_textpage().get_text_range())
+            assert [word for word in words if word not in text] == [], name
+
+
+def test_without_a_browser_there_are_no_pdfs_and_a_word_on_why(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(print_slides, "find_browser", lambda: None)
+    (tmp_path / "deck.html").write_text("<html></html>")
+    assert print_slides.print_slides(tmp_path) == []
+    assert "no browser here (tried chromium" in capsys.readouterr().out
 
 
 BROKEN_PAGE = """<html lang="en"><title>Broken</title><body><main>

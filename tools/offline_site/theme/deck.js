@@ -45,6 +45,7 @@
       transition: "none",
       controlsLayout: "edges",
       navigationMode: "linear",
+      pdfSeparateFragments: false,
       plugins: [RevealNotes],
       ...options,
     });
