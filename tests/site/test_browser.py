@@ -255,6 +255,24 @@ def test_decks(site, serve, browser, look):
     assert visit.faults == []
 
 
+SMALLEST = """() => Math.min(
+  ...[...document.querySelectorAll('main :is(h1, h2, p, li, th, td, code, figcaption)')]
+    .filter((part) => part.offsetParent)
+    .map((part) => parseFloat(getComputedStyle(part).fontSize) * 0.75))"""  # in points
+
+
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+def test_the_handout_prints_on_two_pages(site, serve, browser, paper):
+    page = browser.new_page()
+    page.goto(serve(site.folder) + "handout.html", wait_until="networkidle")
+    page.emulate_media(media="print")
+    smallest = page.evaluate(SMALLEST)
+    printed = page.pdf(format=paper)
+    page.close()
+    assert smallest >= 9
+    assert len(pypdfium2.PdfDocument(printed)) == 2
+
+
 # Finds what leaves the page that a slide is printed on.
 LEAVES_PAPER = """() => [...document.querySelectorAll('.pdf-page')].flatMap((page) => {
   const paper = page.getBoundingClientRect();

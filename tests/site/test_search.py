@@ -181,6 +181,8 @@ QUESTIONS = {
     ],
     "running": ["install", "windows", "conda", "ModuleNotFoundError", "cuda driver"],
     "results": ["benchmarks", "pymc stan comparison"],
+    "workshop": ["teach", "facilitator", "lesson plan", "timetable", "survey"],
+    "handout": ["handout", "cheat sheet"],
 }
 
 # Both engines keep their index in a `CourseSearch`, which is asked here.
