@@ -14,7 +14,8 @@ import torch
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
-DRAWS, STEPS = 1_000, 1_500
+NAMES = ("mu", "tau", "b", "sigma", "a")
+DRAWS, STEPS = 1_000, 3_000
 torch.set_num_threads(1)  # work so small is slower on several threads
 
 
@@ -44,7 +45,7 @@ def fitted(*data):
     pyro.set_rng_seed(2)
     pyro.clear_param_store()
     guide = AutoNormal(model)
-    adam = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.01 ** (1 / STEPS)})
+    adam = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.01 ** (1 / STEPS)})
     svi = SVI(model, guide, adam, Trace_ELBO(num_particles=2))
     for _ in range(STEPS):
         svi.step(*data)
@@ -57,8 +58,8 @@ def main(data: str, draws: str) -> None:
     rows = [torch.tensor(facts[name]) for name in ("courier", "distance", "minutes")]
     found = {}
     for way, drawn in (("nuts", sampled(*rows)), ("mean-field", fitted(*rows))):
-        for name, values in drawn.items():
-            found[f"{way}/{name}"] = values.detach().numpy().reshape(1, DRAWS, -1)
+        for name in NAMES:
+            found[f"{way}/{name}"] = drawn[name].detach().numpy().reshape(1, DRAWS, -1)
     np.savez(draws, **found)
 
 
