@@ -18,6 +18,7 @@ SCRIPTS = {
     "measure.bnn_reference": "--chains=2 --warmup=50 --draws=50 --members=2",
     "measure.loops": "--quick",
     "frameworks.compare": "--quick --no-install",
+    "frameworks.couriers": "--quick --no-install",
     "measure.devices": "--quick",
     "measure.processes": "--quick",
     "measure.rows": "--quick",

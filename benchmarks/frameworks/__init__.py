@@ -1,1 +1,1 @@
-"""The same fits in NumPyro, Pyro and PyMC."""
+"""The same fits and models in several frameworks."""

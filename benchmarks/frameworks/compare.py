@@ -39,7 +39,7 @@ ROOT = record.ROOT  # of the project, where environments are made
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 INSTALLED = {"pyro": ("pyro-ppl", "torch"), "pymc": ("pymc",)}
 # An older Python where there is one: mirrors more often hold the small PyTorch for it.
-PYTHONS = {"pyro": ("3.11", "3.12"), "pymc": ("3.12",)}
+PYTHONS = {"pyro": ("3.11", "3.12")}
 # Name: module and setting. NumPyro in the precision of PyMC, too; PyMC in C, too.
 WORKERS = {
     "numpyro": ("numpyro", {}),
@@ -99,21 +99,21 @@ def moments(model: str, loc: list[float], scale: list[float]) -> tuple:
     return mean, mean * np.sqrt(np.expm1(scale**2))
 
 
-def install(framework: str) -> Path | None:
+def install(framework: str, packages: Sequence[str]) -> Path | None:
     """Make the environment of a framework, unless it is there; None if it fails."""
     folder = ROOT / f".env-{framework}"
     python = folder / "bin" / "python"
     done = folder / ".installed"
     if done.exists():
         return python
-    names = " and ".join(INSTALLED[framework])
+    names = " and ".join(packages)
     size = "some GB where PyTorch comes with CUDA" if framework == "pyro" else "0.5 GB"
     print(f"Installing {names} into {folder.name} ({size})", flush=True)
-    for wanted in PYTHONS[framework]:
+    for wanted in PYTHONS.get(framework, ("3.12",)):
         uv = [sys.executable, "-m", "uv", "venv", "--quiet", "--seed", "--clear"]
         made = [*uv, "--no-python-downloads", "--python", wanted, str(folder)]
         pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint"]
-        filled = [*pip, str(REQUIREMENTS), *INSTALLED[framework]]
+        filled = [*pip, str(REQUIREMENTS), *packages]
         if all(subprocess.run(command).returncode == 0 for command in (made, filled)):
             done.touch()
             return python
@@ -278,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         python = getattr(options, f"{framework}_python")
         there = (ROOT / f".env-{framework}" / ".installed").exists()
         if python is None and (there or not options.no_install):
-            python = install(framework)
+            python = install(framework, INSTALLED[framework])
         if python is not None:
             pythons[framework] = python
     missing = sorted(set(INSTALLED) - set(pythons))

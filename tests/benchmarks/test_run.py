@@ -7,6 +7,7 @@ from benchmarks.shared import child, record
 from benchmarks.shared.targets import Goal, holds, target
 
 PARTS = {"measure.production_fit", "measure.production_server", "frameworks.worker"}
+PARTS |= {f"frameworks.couriers_{name}" for name in ("pymc", "pyro", "stan")}
 
 
 def test_the_command_runs_every_script():

@@ -168,6 +168,21 @@ QUESTIONS = {
         "roofline",
         "when to retrain",
     ],
+    "svi_or_mcmc": [
+        "SVI or MCMC",
+        "when to use MCMC",
+        "decision chart",
+        "NUTS on a subset",
+        "how many rows can NUTS handle",
+    ],
+    "coming_from": [
+        "coming from PyMC",
+        "Stan to NumPyro",
+        "generated quantities",
+        "pm.Potential",
+        "missing values imputed",
+        "Weibull parameterization",
+    ],
     "troubleshooting": [
         "Cannot find valid initial parameters",
         "Found vars in model but not guide",
