@@ -7,7 +7,7 @@ NOTEBOOKS := notebooks $(wildcard *.ipynb)
 CODE := src tests tools benchmarks $(NOTEBOOKS)
 
 .PHONY: help setup site preview slides notebooks lab benchmarks
-.PHONY: test test-notebooks lint format lock clean
+.PHONY: test test-notebooks test-all lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,12 @@ test-notebooks: $(INSTALLED) ## run all notebooks, exercises solved (T="-k 03" f
 	@$(PY) tools/solutions.py .solved
 	@$(PY) -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=300 \
 	    .solved results.ipynb $(T)
+
+# Notebooks first: the short tests fill what is left of the cores at the end.
+test-all: $(INSTALLED) ## all tests and all notebooks in one run, as CI does
+	@$(PY) tools/solutions.py .solved
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	    --nbmake --nbmake-timeout=300 .solved results.ipynb tests $(T)
 
 lint: $(INSTALLED) ## check style, formatting and random keys
 	@failed=0; \
