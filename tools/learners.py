@@ -22,7 +22,7 @@ import execute
 import solutions
 from search_index import search_index
 
-EXTRAS = "workshop,methods,forecast"
+EXTRAS = "[workshop,methods,forecast]"
 PACKED = ("LICENSE*", "pyproject.toml", "requirements.lock", "src/**/*")
 PACKED += ("benchmarks/results/*",)  # what the notebooks read
 ROOM = re.compile(r"(README|LICENSE|notebooks/|benchmarks/|wheels/)")
@@ -125,7 +125,7 @@ def add_wheels(folder: Path, extras: str) -> None:
     """Put wheels of the helpers and of all that they need beside their source."""
     command = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check"]
     command += ["--quiet", "--wheel-dir=wheels", "--constraint=requirements.lock"]
-    if subprocess.run([*command, f".[{extras}]"], cwd=folder).returncode:
+    if subprocess.run([*command, f".{extras}"], cwd=folder).returncode:
         said = (
             "pip could not get all wheels; the lines above say why. It takes a network."
         )
@@ -142,7 +142,7 @@ def pack_workshop(root: Path, extras: str = EXTRAS) -> Path:
     readme = (README + FOR_A_ROOM).format(
         python=version,
         launcher=f"py -{version}",
-        install=f'--no-index --find-links wheels "scaling-vi[{extras}]"',
+        install=f'--no-index --find-links wheels "scaling-vi{extras}"',
         says="takes a few minutes and needs no network",
         system=sysconfig.get_platform(),
         version=version,
