@@ -56,14 +56,14 @@ def repository(root: Path) -> str | None:
 
 def with_start(nb: dict, public: str | None) -> dict:
     """Return a copy of the course with what it takes to run it, below its title."""
-    start = [new_markdown_cell(ALONE, id="start")]
+    start = [new_markdown_cell(ALONE, id="alone-start")]
     if public:
         text = "\n".join(c["source"] for c in nb["cells"][:4])
         found = MORE.search(text)
         more = f" {found[1]}" if found else ""
         address = f"https://github.com/{public}"
         code = FETCH.format(address=address, more=more)
-        start.append(new_code_cell(code, id="fetch"))
+        start.append(new_code_cell(code, id="alone-fetch"))
     cells = [*nb["cells"][:1], *start, *nb["cells"][1:]]
     return nbformat.v4.new_notebook(cells=cells, metadata=nb["metadata"])
 
