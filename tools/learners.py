@@ -28,6 +28,7 @@ PACKED += ("benchmarks/results/*",)  # what the notebooks read
 ROOM = re.compile(r"(README|LICENSE|notebooks/|benchmarks/|wheels/)")
 MADE = re.compile(r"__pycache__|\.egg-info")
 SOLVED = re.compile(r"<details[^>]*>\s*<summary>Solution</summary>.*?</details>", re.S)
+INDEXES = {"search.json", "site/search-index.js"}  # of Quarto, of the Pandoc engine
 WHOLE = re.compile(r'<a [^>]*href="(?:[./]*)course\.zip"[^>]*>(.*?)</a>', re.S)
 README = """# Learners' edition
 
@@ -93,8 +94,10 @@ def without_solutions(site: Path, notebooks: Path) -> dict[str, bytes]:
         for name in (name for name in files if name.endswith(".html")):
             Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, name).write_bytes(files[name])
-        found = search_index(Path(folder))
-    files["search.json"] = json.dumps(found, ensure_ascii=False).encode()
+        found = json.dumps(search_index(Path(folder)), ensure_ascii=False)
+    for name in INDEXES & set(files):
+        before, after = files[name].split(b"[", 1)[0], files[name].rsplit(b"]", 1)[1]
+        files[name] = before + found.encode() + after
     return files
 
 

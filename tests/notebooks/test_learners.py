@@ -65,6 +65,7 @@ def course(tmp_path_factory) -> Path:
     (root / "_site").mkdir()
     (root / "_site" / "index.html").write_text(PAGE)
     (root / "_site" / "course.zip").touch()
+    (root / "_site" / "search.json").write_text('[{"text": "It is 42."}]')
     learners.pack(root, root / "work")
     return root
 

@@ -59,7 +59,7 @@ def test_a_copy_of_the_site_has_no_solutions(site, tmp_path):
     name = execute.course_order()[0].name
     (tmp_path / name).write_text(json.dumps(new_notebook(cells=exercise)))
     files = learners.without_solutions(site.folder, tmp_path)
-    assert set(files) >= {*site.pages, "search.json", "learners.zip"}
+    assert set(files) >= {*site.pages, "learners.zip"}
     assert "course.zip" not in files
     assert b"The learners' one." in files[f"notebooks/{name}"]
     there = 0
@@ -72,13 +72,18 @@ def test_a_copy_of_the_site_has_no_solutions(site, tmp_path):
         before = (site.folder / page).read_text("utf-8")
         assert before.count("<details") - len(found) == text.count("<details"), page
     assert there > 40
+    (index,) = learners.INDEXES & set(files)
     secret = site.soups["notebooks/01_bayes_rule.html"].find(
         "summary", string="Solution"
     )
-    words = secret.find_next("p").find(string=True).strip()[:40]
-    before = (site.folder / "search.json").read_text("utf-8")
-    assert words in before
-    assert words not in files["search.json"].decode()
+    words = secret.find_next("p").find(string=True).strip().encode()
+    assert len(words) > 10
+    for name in (index, "notebooks/01_bayes_rule.html"):
+        assert words in (site.folder / name).read_bytes()
+    assert [name for name, data in files.items() if words in data] == []
+    start = (site.folder / index).read_bytes()[:30]
+    assert files[index].startswith(start)
+    assert len(files[index]) > 0.8 * (site.folder / index).stat().st_size
 
 
 WITH_ADDRESS = "website: {repo-url: 'https://github.com/owner/name'}"
