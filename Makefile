@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 NOTEBOOKS := notebooks $(wildcard *.ipynb)
 CODE := src tests tools benchmarks $(NOTEBOOKS)
 
-.PHONY: help setup site preview slides notebooks lab benchmarks
+.PHONY: help setup site preview slides notebooks lab workshop benchmarks
 .PHONY: test test-notebooks test-all lint format lock clean
 .DEFAULT_GOAL := help
 
@@ -43,6 +43,9 @@ lab: $(INSTALLED) ## open copies of the notebooks in JupyterLab (ARGS="--port 90
 	@$(PY) tools/working_copy.py work
 	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
 	$(PY) -m jupyterlab --notebook-dir=work $$root $(ARGS)
+
+workshop: site ## pack the learners' edition, for a room without a network
+	@$(PY) tools/learners.py
 
 benchmarks: $(INSTALLED) ## run all benchmarks and store their results (ARGS=--quick: short)
 	@$(PY) -m benchmarks.run $(ARGS)
@@ -86,4 +89,4 @@ lock: $(INSTALLED) ## write requirements.lock anew (UPGRADE=1 takes newer versio
 	    cat .venv/lock.txt; } > requirements.lock
 
 clean: ## remove what was built (.venv and work stay)
-	rm -rf _site .quarto build course.zip src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf _site .quarto build course.zip learners.zip src/*.egg-info .pytest_cache .ruff_cache

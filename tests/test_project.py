@@ -1,5 +1,7 @@
 """The files that describe the project agree with each other."""
 
+import json
+import os
 import re
 import subprocess
 import tomllib
@@ -103,6 +105,39 @@ def test_the_conda_environment_installs_the_lock():
     assert environment["name"] == PROJECT["name"]
 
 
+# What the published schema of devcontainer.json calls the keys that are used here.
+KINDS = {
+    "name": str,
+    "image": str,
+    "postCreateCommand": str,
+    "forwardPorts": list,
+    "hostRequirements": dict,
+    "customizations": dict,
+}
+
+
+def test_the_container_is_set_up_by_commands_that_exist():
+    container = json.loads(read(".devcontainer/devcontainer.json"))
+    assert {key: type(value) for key, value in container.items()} == KINDS
+    setup, copies = container["postCreateCommand"].split(" && ")
+    assert setup == "make setup"
+    python, script = copies.split()
+    assert python == ".venv/bin/python"
+    assert (ROOT / script).is_file()
+    (editor,) = container["customizations"].values()
+    where = editor["settings"]["python.defaultInterpreterPath"]
+    assert where == "${containerWorkspaceFolder}/" + python
+
+
+def test_binder_installs_the_lock():
+    folder = ROOT / ".binder"
+    lines = [x for x in read(".binder/requirements.txt").splitlines() if x[0] != "#"]
+    locked_file, project = (line.split() for line in lines)
+    assert (locked_file[0], project) == ("-r", ["-e", "."])
+    assert (folder / locked_file[1]).resolve() == ROOT / "requirements.lock"
+    assert os.access(folder / "postBuild", os.X_OK)
+
+
 def test_every_file_names_the_same_python():
     series = read(".python-version").strip()
     assert f"python={series}" in yaml.safe_load(read("environment.yml"))["dependencies"]
@@ -110,6 +145,9 @@ def test_every_file_names_the_same_python():
     assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{series.replace('.', '')}"
     assert f"--python-version {series} " in read("Makefile")
     assert f"({series.replace('.', ', ')})" in read("tools/setup.sh")
+    assert read(".binder/runtime.txt").strip() == f"python-{series}"
+    container = json.loads(read(".devcontainer/devcontainer.json"))
+    assert container["image"] == f"python:{series}"
 
 
 def test_the_licenses_are_there_and_named():
@@ -135,7 +173,16 @@ def test_every_make_target_is_listed_by_help():
     listed = re.findall(r"^([a-z-]+):.* ## ", makefile, re.MULTILINE)
     assert sorted(" ".join(phony).split()) == sorted(listed)
     needed = {"setup", "site", "preview", "slides", "notebooks"}
-    needed |= {"lab", "benchmarks", "test", "test-notebooks", "lint", "lock", "clean"}
+    needed |= {
+        "lab",
+        "workshop",
+        "benchmarks",
+        "test",
+        "test-notebooks",
+        "lint",
+        "lock",
+        "clean",
+    }
     assert needed <= set(listed)
 
 

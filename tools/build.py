@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -58,8 +59,8 @@ def course_files() -> list[Path]:
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         paths = [ROOT / name for name in done.stdout.decode().split("\0") if name]
     else:
-        made = {"_site", "work", "build", "__pycache__", "course.zip"}
-        hidden = {".ci", ".gitignore", ".python-version"}
+        made = {"_site", "work", "build", "__pycache__", "course.zip", "learners.zip"}
+        hidden = {".binder", ".ci", ".devcontainer", ".gitignore", ".python-version"}
         paths = [
             path
             for path in ROOT.rglob("*")
@@ -77,15 +78,6 @@ def pack() -> None:
             name = f"course/{path.relative_to(ROOT).as_posix()}"
             entry = zipfile.ZipInfo(name)  # without a date: the same each time
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-
-
-def put_downloads(folder: Path) -> None:
-    """Let readers download the notebooks as JupyterLab should show them."""
-    import working_copy
-
-    for path in folder.glob("*.ipynb"):
-        path.unlink()
-    working_copy.update(ROOT, folder)
 
 
 def build(quarto: str | None, options: argparse.Namespace) -> int:
@@ -171,8 +163,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     quarto = choose(options.engine)
+    copies = tempfile.TemporaryDirectory()
     if options.what != "slides":
+        import downloads
+        import learners
+        import working_copy
+
         pack()
+        working_copy.update(ROOT, Path(copies.name))
+        learners.pack(ROOT, Path(copies.name))
     if options.what == "preview":
         if quarto:
             command = [quarto, "preview", "--port", str(options.port), "--no-browser"]
@@ -180,7 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
         preview(options)
     pages = build(quarto, options)
     if options.what == "site":
-        put_downloads(ROOT / "_site" / "notebooks")
+        downloads.put_notebooks(ROOT, Path(copies.name), ROOT / "_site")
+        downloads.put_links(ROOT, ROOT / "_site")
     seconds = time.monotonic() - start
     first = "_site/index.html"
     if options.what == "slides":

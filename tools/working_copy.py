@@ -36,6 +36,7 @@ CITATION = re.compile(
 KEY = re.compile(r"@(\w+)")
 SPAN = re.compile(r"\[((?:[^][]|\[[^][]*\])*)\]\{[#.][^}]*\}")  # may hold links
 LINK = re.compile(r"\[([^][]+)\]\(([^()\s]+)\)")
+BESIDE = "troubleshooting.ipynb"  # copied too; the results need the whole course
 ENTRY = re.compile(r'<div id="ref-(\w+)"[^>]*>\s*(.*?)\s*</div>', re.S)
 
 
@@ -101,8 +102,9 @@ def in_words(text: str, name: str, known: dict[str, dict], cited: dict) -> str:
 
     def link(found: re.Match) -> str:
         words, (file, _, label) = found[1], found[2].partition("#")
-        if "://" in file or (file in known and not label):
+        if "://" in file:
             return found[0]
+        file = file.rpartition("/")[2]  # all copies are in one folder
         if file not in known:
             return words  # it is not in the folder
         if label not in known[file]:
@@ -195,7 +197,8 @@ def update(root: Path, folder: Path) -> dict[str, str]:
 
     A copy notes what it was made as, so that it tells whether somebody changed it.
     """
-    notebooks = {p.name: execute.read(p) for p in execute.course_order(root)}
+    paths = [*execute.course_order(root), *root.glob(BESIDE)]
+    notebooks = {path.name: execute.read(path) for path in paths}
     known = {name: labels(nb) for name, nb in notebooks.items()}
     cited, entries = citations(list(notebooks.values()), root / "references.bib")
     folder.mkdir(exist_ok=True)

@@ -219,6 +219,21 @@ def test_a_new_notebook_is_added(course):
     assert update(course) == {"03_three.ipynb": "new"}
 
 
+def test_the_page_of_faults_is_copied_and_linked(course):
+    link = "[Why](../troubleshooting.ipynb#sec-nan), [all](../troubleshooting.ipynb)."
+    change(course / "notebooks/02_two.ipynb", 0, link)
+    text = "## NaN loss {#sec-nan}\n\nSee [it](notebooks/02_two.ipynb)."
+    nb = new_notebook(cells=[new_markdown_cell(text)])
+    nbformat.write(nb, course / "troubleshooting.ipynb")
+    update(course)
+    two = execute.read(course / "work/02_two.ipynb").cells[0].source
+    assert two == (
+        "[Why](<troubleshooting.ipynb#NaN-loss>), [all](troubleshooting.ipynb)."
+    )
+    page = execute.read(course / "work/troubleshooting.ipynb").cells[0].source
+    assert page == "## NaN loss\n\nSee [it](02_two.ipynb)."
+
+
 def test_a_learner_is_told_what_was_kept(course, monkeypatch, capsys):
     monkeypatch.setattr(execute, "ROOT", course)
     working_copy.main("work")
@@ -234,7 +249,7 @@ def test_a_learner_is_told_what_was_kept(course, monkeypatch, capsys):
 def test_the_course_leaves_no_markup_of_the_pages(tmp_path):
     working_copy.update(execute.ROOT, tmp_path / "work")
     left = re.compile(r".{0,30}(?:(?<!\w)@\w|^:::|\{[#.]|\]\([^)]*\.qmd).{0,30}", re.M)
-    for original in execute.course_order():
+    for original in [*execute.course_order(), execute.ROOT / working_copy.BESIDE]:
         nb = json.loads((tmp_path / "work" / original.name).read_text("utf-8"))
         assert "".join(nb["cells"][0]["source"]).startswith("# ")
         for cell in nb["cells"]:
