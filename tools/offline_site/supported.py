@@ -38,7 +38,8 @@ PAGE_HEADINGS = {"unnumbered"}
 DECK_HEADINGS = {"smaller", "unnumbered"}
 
 # Fenced code.
-LANGUAGES = {"bash", "json", "makefile", "markdown", "python", "text", "toml", "yaml"}
+LANGUAGES = {"bash", "json", "makefile", "markdown", "python", "stan", "text"}
+LANGUAGES |= {"toml", "yaml"}
 DECK_CODE_OPTIONS = {"code-line-numbers"}
 
 IMAGE_OPTIONS = {"fig-alt", "width"}
