@@ -24,7 +24,11 @@ def test_the_map_has_the_minutes_of_the_notebooks():
     assert len(rows) == len(execute.course_order())
     for name, said in rows:
         assert int(said) == minutes(name), name
-    assert 7.5 * 60 < sum(int(said) for _, said in rows) < 8.5 * 60, "about eight hours"
+    total = sum(int(said) for _, said in rows)
+    assert 7.5 * 60 < total < 8.5 * 60, "about eight hours"
+    texts = "".join(path.read_text("utf-8") for path in execute.course_order())
+    exercises = re.findall(r"Exercise \d · \w+ · (\d+) minutes", texts)
+    assert 0.9 < sum(map(int, exercises)) / total < 1.1, "as long again"
 
 
 @pytest.mark.parametrize(("who", "steps", "said"), PATH.findall(HOME))
