@@ -28,48 +28,60 @@ SOLUTION = re.compile(
 )
 CODE = re.compile(r"^```python\n(.*?)^```$", re.S | re.M)
 CHECK = '#| code-summary: "Check your answer"'
+# Functions, so that their names do not replace those of the notebook.
 AGAIN = """\
-from IPython.utils.capture import capture_output
+def _check_again():
+    from IPython.utils.capture import capture_output
 
-with capture_output() as shown:
-    get_ipython().run_cell({source!r}).raise_error()
-verdicts = [line for line in shown.stdout.splitlines() if not line.startswith(" ")]
-assert verdicts, "a check that says nothing"
-assert all(line.startswith("Right.") for line in verdicts), shown.stdout
+    with capture_output() as shown:
+        get_ipython().run_cell({source!r}).raise_error()
+    verdicts = [line for line in shown.stdout.splitlines() if line[:1] != " "]
+    assert verdicts, "a check that says nothing"
+    assert all(line.startswith("Right.") for line in verdicts), shown.stdout
+
+
+_check_again()
 """
 MALFORMED = """\
-import numpy
-from IPython.utils.capture import capture_output
+def _try_malformed():
+    import numpy
+    from IPython.utils.capture import capture_output
 
-malformed = {{
-    "text": "abc",
-    "not a number": float("nan"),
-    "a wrong shape": numpy.ones((7, 5, 3)),
-    "a function without return": lambda *args, **kwargs: None,
-    "a number": 3.0,
-}}
-for name in {names!r}:
-    for form, value in malformed.items():
-        with capture_output() as shown:
-            exec({check!r}, globals() | {{name: value}})
-        said = f"{{name}} as {{form}}: {{shown.stdout}}"
-        assert shown.stdout, said
-        assert form == "a number" or "is not the expected value" not in said, said
+    malformed = {{
+        "text": "abc",
+        "not a number": float("nan"),
+        "a wrong shape": numpy.ones((7, 5, 3)),
+        "a function without return": lambda *args, **kwargs: None,
+        "a number": 3.0,
+    }}
+    for name in {names!r}:
+        for form, value in malformed.items():
+            with capture_output() as shown:
+                exec({check!r}, globals() | {{name: value}})
+            said = f"{{name}} as {{form}}: {{shown.stdout}}"
+            assert shown.stdout, said
+            judged = "is not the expected value" in said
+            assert form == "a number" or not judged, said
+
+
+_try_malformed()
 """
 BROKEN = """\
-from IPython.utils.capture import capture_output
+def _break_claim():
+    from IPython.utils.capture import capture_output
 
-scope = dict(globals())
-with capture_output():
-    for code in {prepared!r}:
-        exec(code, scope)
-    try:
-        exec({check!r}, scope)
-    except AssertionError:
-        noticed = True
-    else:
-        noticed = False
-assert noticed, "the check did not notice: " + {claim!r}
+    scope = dict(globals())
+    with capture_output():
+        for code in {prepared!r}:
+            exec(code, scope)
+        try:
+            exec({check!r}, scope)
+        except AssertionError:
+            return True
+    return False
+
+
+assert _break_claim(), "the check did not notice: " + {claim!r}
 """
 CLAIMS = execute.ROOT / "tests/notebooks/broken_claims"
 
