@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -251,14 +251,41 @@ def check(compared: dict[str, Any]) -> None:
             assert 0.5 < low <= high < 2, f"{model}, {name}: sd {low} to {high}"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    parser = record.parser(__doc__)
-    for framework in INSTALLED:
+def name_interpreters(
+    parser: argparse.ArgumentParser, packages: Mapping[str, Sequence[str]]
+) -> None:
+    """Add the options that name interpreters, and the one that installs nothing."""
+    for framework in packages:
         parser.add_argument(f"--{framework}-python", type=Path, metavar="PYTHON")
     parser.add_argument(
         "--no-install", action="store_true", help="leave out what is not installed"
     )
+
+
+def interpreters(
+    options: argparse.Namespace, packages: Mapping[str, Sequence[str]]
+) -> dict[str, Path]:
+    """Return an interpreter for each framework: named, there already, or installed."""
+    found = {}
+    for framework, wanted in packages.items():
+        python = getattr(options, f"{framework}_python")
+        there = (ROOT / f".env-{framework}" / ".installed").exists()
+        if python is None and (there or not options.no_install):
+            python = install(framework, wanted)
+        if python is not None:
+            found[framework] = python
+    missing = sorted(set(packages) - set(found))
+    if missing and not options.no_install:
+        sys.exit(
+            f"Could not install {missing}; name a --{missing[0]}-python that works"
+        )
+    return found
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    parser = record.parser(__doc__)
+    name_interpreters(parser, INSTALLED)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a run")
     parser.add_argument("--repeats", type=int, default=5)
@@ -273,19 +300,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.quick:
         seconds, repeats, steps = None, 1, 50
 
-    pythons = {"numpyro": Path(sys.executable)}
-    for framework in INSTALLED:
-        python = getattr(options, f"{framework}_python")
-        there = (ROOT / f".env-{framework}" / ".installed").exists()
-        if python is None and (there or not options.no_install):
-            python = install(framework, INSTALLED[framework])
-        if python is not None:
-            pythons[framework] = python
+    pythons = {"numpyro": Path(sys.executable)} | interpreters(options, INSTALLED)
     missing = sorted(set(INSTALLED) - set(pythons))
-    if missing and not options.no_install:
-        sys.exit(
-            f"Could not install {missing}; name a --{missing[0]}-python that works"
-        )
 
     data = all_data()
     with contextlib.ExitStack() as stack:

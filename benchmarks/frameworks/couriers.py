@@ -22,16 +22,13 @@ from typing import Any
 import numpy as np
 from numpyro.diagnostics import effective_sample_size
 
-from benchmarks.frameworks.compare import ROOT, install
+from benchmarks.frameworks.compare import interpreters, name_interpreters
 from benchmarks.shared import record
 from helpers.environment import device
 
-PACKAGES = {
-    "pymc": ("pymc",),
-    "pyro": ("pyro-ppl", "torch"),
-    "stan": ("pystan", "httpstan"),
-}
-INSTALLED = ("pyro", "stan")  # into environments of their own
+# What is installed into environments of their own.
+INSTALLED = {"pyro": ("pyro-ppl", "torch"), "stan": ("pystan", "httpstan")}
+PACKAGES = {"pymc": ("pymc",)} | INSTALLED
 VERSIONS = """
 import json, platform, sys
 from importlib.metadata import version
@@ -86,11 +83,7 @@ def run(library: str, python: Path, data: dict[str, list]) -> dict[str, Any]:
 def make_parser() -> argparse.ArgumentParser:
     """Return the options."""
     parser = record.parser(__doc__)
-    for library in INSTALLED:
-        parser.add_argument(f"--{library}-python", type=Path, metavar="PYTHON")
-    parser.add_argument(
-        "--no-install", action="store_true", help="leave out what is not installed"
-    )
+    name_interpreters(parser, INSTALLED)
     return parser
 
 
@@ -98,17 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Sample in each library and write the moments down; a short run has data alone."""
     parser = make_parser()
     options = parser.parse_args(argv)
-    pythons = {"pymc": Path(sys.executable)}
-    for library in INSTALLED:
-        python = getattr(options, f"{library}_python")
-        there = (ROOT / f".env-{library}" / ".installed").exists()
-        if python is None and (there or not options.no_install):
-            python = install(library, PACKAGES[library])
-        if python is not None:
-            pythons[library] = python
+    pythons = {"pymc": Path(sys.executable)} | interpreters(options, INSTALLED)
     missing = sorted(set(INSTALLED) - set(pythons))
-    if missing and not options.no_install:
-        sys.exit(f"Could not install {missing}; name a --{missing[0]}-python")
     data = make_data()
     chosen = {} if options.quick else pythons
     libraries = {name: run(name, python, data) for name, python in chosen.items()}

@@ -7,7 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from benchmarks.frameworks import couriers
+from benchmarks.frameworks import compare, couriers
 from benchmarks.shared import record
 
 FOLDER = record.ROOT / "benchmarks" / "frameworks"
@@ -58,7 +58,7 @@ def test_moments_are_those_of_the_draws():
 
 
 def test_a_short_run_has_data_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(couriers, "ROOT", tmp_path)  # nothing is installed there
+    monkeypatch.setattr(compare, "ROOT", tmp_path)  # nothing is installed there
     couriers.main(["--quick", "--no-install", f"--out={tmp_path}"])
     facts = json.loads((tmp_path / "couriers.json").read_text(encoding="utf-8"))
     assert facts["left_out"] == ["pyro", "stan"]
