@@ -53,6 +53,15 @@ CLAIM = re.compile(
     r"(\d+\.\d+|\d[\d,]* ?(%|times\b|nats\b|sds?\b|seconds\b|steps\b))"
 )
 LEVEL = re.compile(r"\b(easy|medium|hard)\b")
+QUESTION = re.compile(
+    r'^:{3,} *\{.*title="Check yourself"\}\n(.*?)^:{3,}$', re.M | re.S
+)
+ANSWER = re.compile(
+    r"^<details>\n<summary>Which one is right\?</summary>\n(.*?)^</details>$",
+    re.M | re.S,
+)
+RIGHT = re.compile(r"\s*\*\*([A-E]) is right\.\*\*")
+OPTION = re.compile(r"\*\*([A-E])\*\*")
 MINUTES = re.compile(r"\b\d+ min")
 
 Rule = Callable[[nbformat.NotebookNode], Iterator[str]]
@@ -138,6 +147,32 @@ def has_exercises(nb: dict) -> Iterator[str]:
             yield f"no folded solution with code after: {title}"
 
 
+def has_questions(nb: dict) -> Iterator[str]:
+    """Three to five questions, each with an answer to all its options, and a check."""
+    parts: list[tuple[str, str]] = []
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "code":
+            parts.append(("code", execute.options(cell).get("code-summary", "")))
+        elif cell["cell_type"] == "markdown":
+            for kind, pattern in (("question", QUESTION), ("answer", ANSWER)):
+                parts += [(kind, m[1]) for m in pattern.finditer(cell["source"])]
+    asked = [i for i, (kind, _) in enumerate(parts) if kind == "question"]
+    if not 3 <= len(asked) <= 5:
+        yield f"{len(asked)} questions titled 'Check yourself' instead of 3 to 5"
+    for at in asked:
+        question = parts[at][1]
+        shown = f"the question: {question.strip()[:60]}"
+        after = [part for part in parts[at + 1 :] if part[1] != "Figure code"]
+        kinds = [kind for kind, _ in after[:2]]
+        if kinds != ["answer", "code"] or after[1][1] != "Check the claim":
+            yield f"no answer in a fold, followed by a check, after {shown}"
+            continue
+        right = RIGHT.match(after[0][1])
+        others = set(OPTION.findall(question)) - set(right[1] if right else "")
+        if not right or not others or others != set(OPTION.findall(after[0][1])):
+            yield f"not a sentence for each option, the right one first, after {shown}"
+
+
 def figures_are_described(nb: dict) -> Iterator[str]:
     """A figure has an alternative text and, where shown, a label and a caption."""
     for name, cell in code_cells(nb):
@@ -182,11 +217,11 @@ def nothing_legacy(nb: dict) -> Iterator[str]:
 def markdown_is_plain(nb: dict) -> Iterator[str]:
     """No HTML where Markdown does; the title is the only heading of level 1.
 
-    Markdown has nothing that JupyterLab folds: a solution may have HTML around it.
+    Markdown has nothing that JupyterLab folds: answers may have HTML around them.
     """
     for number, cell in enumerate(nb["cells"], 1):
         if cell["cell_type"] == "markdown":
-            text = solutions.SOLUTION.sub(r"\1", cell["source"])
+            text = ANSWER.sub(r"\1", solutions.SOLUTION.sub(r"\1", cell["source"]))
             if found := HTML.search(prose(cell | {"source": text})):
                 yield f"cell {number}: HTML in Markdown: {found[0]}"
             if found := re.search(r"^# .*", prose(cell), re.MULTILINE):
@@ -229,7 +264,7 @@ def claims_are_checked(nb: dict) -> Iterator[str]:
         if cell["cell_type"] == "code":
             sources.append(cell["source"])
         elif cell["cell_type"] == "markdown":
-            text = solutions.SOLUTION.sub("", cell["source"])
+            text = ANSWER.sub("", solutions.SOLUTION.sub("", cell["source"]))
             for part in HEADING.split(text):
                 if HEADING.fullmatch(part):
                     checked = any("Check the claim" in source for source in sources)
@@ -303,6 +338,7 @@ RULES: list[Rule] = [
     begins_with_front_matter,
     opens_with_callout,
     has_exercises,
+    has_questions,
     figures_are_described,
     cells_are_short,
     nothing_legacy,
@@ -320,7 +356,12 @@ RULES: list[Rule] = [
 
 
 # Only the notebooks of the course keep these; other pages need not.
-LESSON_RULES: list[Rule] = [opens_with_callout, has_exercises, claims_are_checked]
+LESSON_RULES: list[Rule] = [
+    opens_with_callout,
+    has_exercises,
+    has_questions,
+    claims_are_checked,
+]
 
 
 def rules_for(path: Path) -> list[Rule]:

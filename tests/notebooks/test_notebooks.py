@@ -54,6 +54,22 @@ answer = 1
 ```
 
 </details>"""
+QUESTION = """::: {.callout-note title="Check yourself"}
+How much is 2 + 2?
+
+- **A**: 3
+- **B**: 4
+- **C**: 5
+:::"""
+ANSWER = """<details>
+<summary>Which one is right?</summary>
+
+**B is right.** Count.
+
+- **A**: no.
+- **C**: no.
+
+</details>"""
 PNG = new_output("display_data", data={"image/png": "aaaa"})
 
 
@@ -91,6 +107,14 @@ def nb():
                 '#| code-fold: true\n#| code-summary: "Check your answer"\nanswer',
             ),
             new_markdown_cell(SOLUTION),
+        ]
+    for _ in range(3):
+        cells += [
+            new_markdown_cell(QUESTION),
+            new_markdown_cell(ANSWER),
+            code(
+                '#| code-fold: true\n#| code-summary: "Check the claim"\nassert key',
+            ),
         ]
     nb = new_notebook(cells=cells)
     nb["nbformat_minor"] = 5
@@ -150,6 +174,15 @@ BREAKS = [
     (rules.has_exercises, drop(8)),
     (rules.has_exercises, drop(9)),
     (rules.has_exercises, edit(9, "```python", "```")),
+    (rules.has_questions, edit(18, "Check yourself", "A question")),
+    (rules.has_questions, edit(18, "- **C**: 5\n", "")),
+    (rules.has_questions, edit(19, "- **C**: no.\n", "")),
+    (rules.has_questions, edit(19, "**B is right.**", "It is B.")),
+    (rules.has_questions, edit(19, "**B is right.**", "**A is right.**")),
+    (rules.has_questions, drop(19)),
+    (rules.has_questions, drop(20)),
+    (rules.has_questions, edit(20, "Check the claim", "Table code")),
+    (rules.markdown_is_plain, edit(19, "Which one is right?", "Answer")),
     (rules.figures_are_described, edit(4, "#| fig-cap", "#| tbl-cap")),
     (rules.figures_are_described, edit(4, "fig-alt", "fig-other")),
     (rules.figures_are_described, edit(4, "#| label: fig-a\n", "")),
