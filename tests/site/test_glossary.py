@@ -38,6 +38,15 @@ def test_each_entry_says_where_it_is_taught():
         assert re.search(r"\]\([\w/]+\.ipynb#sec-[\w-]+\)", links), term
 
 
+def test_each_entry_is_linked_from_a_notebook():
+    entries = {anchor for _, anchor, _ in ENTRY.findall(read("glossary.qmd"))}
+    notebooks = execute.stored_notebooks()
+    pages = "".join(path.read_text(encoding="utf-8") for path in notebooks)
+    linked = set(re.findall(r"\]\((?:\.\./)?glossary\.qmd#([\w-]+)\)", pages))
+    assert sorted(entries - linked) == []
+    assert sorted(linked - entries) == []
+
+
 def test_every_source_says_what_to_read_it_for():
     keys = re.findall(r"^@\w+\{([^,]+),", read("references.bib"), re.M)
     assert [key for key in keys if f"@{key}" not in read("reading.qmd")] == []
