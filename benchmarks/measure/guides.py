@@ -5,11 +5,14 @@ each fitted with every guide and several keys. For each fit: the number of varia
 parameters, ELBO, k-hat, the verdict of `helpers.diagnostics.report`, seconds, and how
 far the fit is from the truth: known means and sds, or for the network the logits of
 NUTS and the log score on validation rows. Of a Laplace approximation, the Gaussian is
-judged as well. Writes ``guides.json``. Run it from the root of the project:
+judged as well. Writes ``guides.json``. On a busy machine, ``--untimed`` keeps the
+seconds that are stored, and ``--max-seconds`` gives the report more time. Run it from
+the root of the project:
 
     python -m benchmarks.measure.guides
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -209,12 +212,14 @@ def draws_of(rng_key: jax.Array, guide: Callable, params: dict, case: Case) -> d
     return Predictive(guide, params=params, num_samples=DRAWS)(rng_key, *case.args)
 
 
-def judged(rng_key: jax.Array, guide: Callable, params: dict, case: Case) -> dict:
+def judged(
+    rng_key: jax.Array, guide: Callable, params: dict, case: Case, max_seconds: float
+) -> dict:
     """Judge a fit: by its truth, by the report, and by weights where it has them."""
     draw_key, site_key, weight_key, report_key = jax.random.split(rng_key, 4)
     facts = case.judge(site_key, draws_of(draw_key, guide, params, case))
     inputs = case.model, guide, params, *case.args
-    said = report(report_key, *inputs)
+    said = report(report_key, *inputs, max_seconds=max_seconds)
     facts |= {"verdict": said.verdict, "reasons": said.reasons}
     facts |= {"elbo": None, "elbo_se": None, "khat": None}
     if said.shifts:
@@ -237,7 +242,7 @@ def gaussian_of(guide: AutoLaplaceApproximation, params: dict, case: Case) -> tu
 
 
 def measure(
-    rng_key: jax.Array, case: Case, label: str, num_keys: int
+    rng_key: jax.Array, case: Case, label: str, num_keys: int, max_seconds: float
 ) -> list[dict[str, Any]]:
     """Fit a guide with some keys, once alone to time it; judge each fit."""
     guide = GUIDES[label](case)
@@ -260,12 +265,25 @@ def measure(
         params = jax.tree.map(lambda leaf, i=i: leaf[i], runs.params)
         facts |= {"key": i, "stopped": runs.stopped[i]}
         fitted_key, gaussian_key = jax.random.split(key)
-        found.append(facts | judged(fitted_key, guide, params, case))
+        found.append(facts | judged(fitted_key, guide, params, case, max_seconds))
         if isinstance(guide, AutoLaplaceApproximation):
             gaussian, params = gaussian_of(guide, params, case)
-            of_gaussian = judged(gaussian_key, gaussian, params, case)
+            of_gaussian = judged(gaussian_key, gaussian, params, case, max_seconds)
             found.append(facts | {"part": "its Gaussian"} | of_gaussian)
     return found
+
+
+def keep_seconds(facts: dict[str, Any], known: dict[str, Any]) -> None:
+    """Put stored seconds in place of those of this run, where the fit is stored."""
+
+    def name_of(line: dict[str, Any]) -> tuple:
+        return tuple(line.get(part) for part in ("model", "guide", "key", "part"))
+
+    stored = {name_of(line): line for line in known["fits"]}
+    for line in facts["fits"]:
+        before = stored.get(name_of(line), {})
+        line |= {n: v for n, v in before.items() if n in line and n.endswith("seconds")}
+    facts |= {"seconds": known["seconds"], "timed": known.get("timed", known["date"])}
 
 
 def rounded(facts: dict[str, Any]) -> dict[str, Any]:
@@ -288,6 +306,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", metavar="GUIDE", choices=[*GUIDES], help="these guides"
     )
+    parser.add_argument("--untimed", action="store_true", help="keep stored seconds")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="of a report")
     options = parser.parse_args(argv)
     path = record.folder(options) / "guides.json"
     chosen, num_keys = options.only or list(GUIDES), options.keys
@@ -310,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 key, fit_key = jax.random.split(key)
                 line = {"model": name, "guide": label}
                 try:
-                    found = measure(fit_key, case, label, num_keys)
+                    found = measure(fit_key, case, label, num_keys, options.max_seconds)
                 except NonFiniteLossError as error:
                     found = [{"stopped": str(error)}]
                 for facts in found:
@@ -323,7 +343,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         y = bnn_model.make_data()[1][1]
         scored = {n: float(log_score(y, p.mean(0))) for n, p in references().items()}
         facts["network_log_scores"] = record.rounded(scored)
-    record.write(path, facts | {"fits": fits})
+    facts["fits"] = fits
+    if options.untimed:
+        keep_seconds(facts, json.loads(path.read_text("utf-8")))
+    record.write(path, facts)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,15 @@ def order(term):
     return re.sub(r"[^a-z ]", "", plain)
 
 
+def linked_from_notebooks(page):
+    """Return the anchors of a page that notebooks link to."""
+    link = re.compile(rf"\]\((?:\.\./)?{page}\.qmd#([\w-]+)\)")
+    notebooks = [
+        path.read_text(encoding="utf-8") for path in execute.stored_notebooks()
+    ]
+    return {anchor for text in notebooks for anchor in link.findall(text)}
+
+
 def test_entries_are_in_order_below_their_letters():
     letters = re.compile(r"^## (\w) \{#sec-glossary-\w\}$", re.M)
     _, *parts = letters.split(read("glossary.qmd"))
@@ -36,6 +45,19 @@ def test_each_entry_says_where_it_is_taught():
         said, _, links = text.rpartition(" See ")
         assert said.endswith("."), term
         assert re.search(r"\]\([\w/]+\.ipynb#sec-[\w-]+\)", links), term
+
+
+def test_each_entry_is_linked_from_a_notebook():
+    entries = {anchor for _, anchor, _ in ENTRY.findall(read("glossary.qmd"))}
+    assert linked_from_notebooks("glossary") == entries
+
+
+def test_each_helper_of_the_reference_is_linked_from_a_notebook():
+    entries = re.findall(
+        r"^## .*\{#(sec-reference-[\w-]+)\}$", read("reference.qmd"), re.M
+    )
+    functions = {entry for entry in entries if "-class-" not in entry}
+    assert linked_from_notebooks("reference") == functions
 
 
 def test_every_source_says_what_to_read_it_for():
