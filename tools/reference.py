@@ -36,12 +36,19 @@ CONTENTS = {
             "naive_scale",
         ],
     },
+    "helpers.cohorts": {
+        "helpers/cohorts.py": ["cohort_table", "to_cells", "Cells"],
+    },
+    "helpers.chain_ladder": {
+        "helpers/chain_ladder.py": ["to_triangle", "chain_ladder", "Ladder"],
+    },
 }
 HEAD = """---
-title: "Reference: fit, predict, diagnostics"
-description: "What `fit`, `predict` and the diagnostics of a fit take and return, for \
-work of your own."
-keywords: [API, arguments of fit, docstring, signature, help, StoppedFitError]
+title: "Reference: fits, diagnostics, forecasts, cohorts"
+description: "What `fit`, `predict`, the diagnostics of a fit and the helpers for \
+panels, forecasts and cohorts take and return, for work of your own."
+keywords: [API, arguments of fit, docstring, signature, help, StoppedFitError, \
+cohort table, chain ladder]
 number-sections: false
 ---
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import pandas as pd
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, init_to_median
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
@@ -24,39 +25,34 @@ from statsforecast import StatsForecast
 from statsforecast.models import AutoETS, Naive
 
 from benchmarks.shared import record
-from benchmarks.shared.demand_model import Future, History, calendar, demand_model
+from benchmarks.shared.demand_model import (
+    Future,
+    History,
+    before_and_after,
+    demand_model,
+)
 from benchmarks.shared.programs import programs_kept
 from helpers import datasets
 from helpers.diagnostics import report
 from helpers.environment import device
 from helpers.forecasts import LEVELS, weighted_interval_score
-from helpers.panels import to_panel
+from helpers.panels import Panel, to_panel
 from helpers.training import fit, predict
 
 PACKAGES = ("jax", "numpyro", "optax", "statsforecast")
 HELD_OUT = 26
 GUIDES = {"mean-field": AutoNormal, "full rank": AutoMultivariateNormal}
 SPANS = (("below 26", 0, 26), ("26 to 103", 26, 104), ("104 and more", 104, 1_000))
-COLUMNS = ["group", "price", "sales", "sold_out", "demand", "mean"]
+COLUMNS = ["group", "price", "sales", "sold_out", "demand"]
 
 
-def articles(seed: int, num_series: int) -> tuple[History, Future, dict, dict]:
-    """Return history and plan, tables of all weeks, and the truth of articles."""
+def articles(seed: int, num_series: int) -> tuple[History, Future, Panel, dict]:
+    """Return history and plan, the panel of all weeks, and the truth of articles."""
     frame, truth = datasets.demand(np.random.default_rng(seed), num_series)
-    frame["demand"], frame["mean"] = truth["demand"], truth["mean"]
+    frame["demand"] = truth["demand"]
     panel = to_panel(frame, "series", "date", COLUMNS, every="7D", counts=["sales"])
-    values, cut = panel.values, panel.times.size - HELD_OUT
-    log_price = np.log(np.where(panel.seen, values["price"], 1)).astype("float32")
-    weeks = calendar(np.arange(panel.times.size)).astype("float32")
-    history = History(
-        values["group"].max(1),
-        log_price[:, :cut],
-        weeks[:, :cut],
-        values["sales"][:, :cut],
-        panel.seen[:, :cut],
-        values["sold_out"][:, :cut] > 0,
-    )
-    return history, Future(log_price[:, cut:], weeks[:, cut:]), values, truth
+    cut = panel.times.size - HELD_OUT
+    return *before_and_after(panel, cut, slice(None)), panel, truth
 
 
 def fitted(key: jax.Array, history: History, kind: Any, steps: int, **kwargs: Any):
@@ -153,9 +149,9 @@ def widths(
 
 def judged(key: jax.Array, seed: int, num_series: int, steps: int) -> list[dict]:
     """Fit one data set in three ways; score forecasts and price effects of each."""
-    history, future, values, truth = articles(seed, num_series)
+    history, future, panel, truth = articles(seed, num_series)
     weeks, lines = history.seen.sum(1), []
-    actual = values["demand"][:, -HELD_OUT:].T
+    actual = panel.values["demand"][:, -HELD_OUT:].T
     alone = np.arange(num_series)
     ways = {
         "pooled": (history, {}),
@@ -203,14 +199,12 @@ def judged(key: jax.Array, seed: int, num_series: int, steps: int) -> list[dict]
 
 def simple(seed: int, num_series: int) -> list[dict]:
     """Score AutoETS on the same articles and weeks, by its mean and intervals."""
-    frame, _ = datasets.demand(np.random.default_rng(seed), num_series)
-    history, _, values, _ = articles(seed, num_series)
-    weeks, actual = history.seen.sum(1), values["demand"][:, -HELD_OUT:].T
-    past = frame[frame["date"] < sorted(frame["date"].unique())[-HELD_OUT]]
-    past = past.rename(columns={"series": "unique_id", "date": "ds", "sales": "y"})
+    history, _, panel, _ = articles(seed, num_series)
+    weeks, actual = history.seen.sum(1), panel.values["demand"][:, -HELD_OUT:].T
+    row, week = np.nonzero(history.seen)
+    past = {"unique_id": row, "ds": panel.times[week], "y": history.sales[row, week]}
     model = StatsForecast([AutoETS()], freq="W-MON", fallback_model=Naive())
-    table = past[["unique_id", "ds", "y"]]
-    lines = model.forecast(df=table, h=HELD_OUT, level=[50, 80, 95])
+    lines = model.forecast(df=pd.DataFrame(past), h=HELD_OUT, level=[50, 80, 95])
     ends = ("-lo-95", "-lo-80", "-lo-50", "", "-hi-50", "-hi-80", "-hi-95")
     columns = [np.maximum(lines[f"AutoETS{end}"], 0) for end in ends]
     quantiles = np.stack([np.reshape(c, (-1, HELD_OUT)).T for c in columns])
@@ -226,8 +220,8 @@ def simple(seed: int, num_series: int) -> list[dict]:
 
 def arrived(num_series: int, lengths: Sequence[int], keys: int) -> list[dict]:
     """Fit all articles with fewer and more steps: what still moves is not there yet."""
-    history, future, values, _ = articles(10, num_series)
-    actual, lines = values["demand"][:, -HELD_OUT:].T, []
+    history, future, panel, _ = articles(10, num_series)
+    actual, lines = panel.values["demand"][:, -HELD_OUT:].T, []
     for steps in lengths:
         for run in range(keys):
             fit_key, draw_key = jax.random.split(jax.random.key(1_000 + run))

@@ -40,6 +40,18 @@ def calendar(weeks):
     return np.stack([weeks / 52, *waves])
 
 
+def before_and_after(panel, cut, rows):
+    """Return what is known before week `cut`, and what is planned from then on."""
+    values = {name: table[rows] for name, table in panel.values.items()}
+    seen = panel.seen[rows]
+    log_price = np.log(np.where(seen, values["price"], 1)).astype("float32")
+    weeks = calendar(np.arange(panel.times.size)).astype("float32")
+    known = (values["sales"], seen, values["sold_out"] > 0)
+    tables_before = [table[:, :cut] for table in (log_price, weeks, *known)]
+    history = History(values["group"].max(1), *tables_before)
+    return history, Future(log_price[:, cut:], weeks[:, cut:])
+
+
 def expected_beyond(mean, phi, stock):
     """Return about how many were wanted, when at least `stock` were."""
     sd = jnp.sqrt(mean + mean**2 / phi)

@@ -12,13 +12,19 @@ def to_triangle(table: pd.DataFrame, column: str) -> np.ndarray:
     Parameters
     ----------
     table : pandas.DataFrame
-        A cohort table.
+        A cohort table, as `helpers.cohorts.cohort_table` makes it.
     column : str
-        The column to spread.
+        The column to spread, such as `revenue`; `chain_ladder` takes its cumulative
+        sums over the ages: ``np.cumsum(to_triangle(table, "revenue"), axis=1)``.
 
     Returns
     -------
     numpy.ndarray, shape (num_cohorts, num_ages)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a column is missing, or a cohort has two rows for an age.
     """
     if not isinstance(table, pd.DataFrame) or not {"cohort", "age", column} <= {*table}:
         raise TypeError(f"table: expected a data frame with cohort, age and {column}")

@@ -77,7 +77,10 @@ def cohort_table(
     -------
     pandas.DataFrame
         The cohort table, with a row for each cohort and each age up to `end`, orders
-        or not. A period in which nobody was acquired has no cohort.
+        or not. Columns: `cohort`, its number, from 0; `age`, periods since it was
+        acquired; `period` of the calendar, from 0; `customers` of the cohort; `active`,
+        how many of them ordered in this period; `orders` and `revenue`, number and sum
+        of what they ordered. A period in which nobody was acquired has no cohort.
 
     Raises
     ------
@@ -199,7 +202,8 @@ def to_cells(table: pd.DataFrame) -> Cells:
     Parameters
     ----------
     table : pandas.DataFrame
-        A cohort table; `orders` may be missing, and the order of the rows is free.
+        A cohort table, as `cohort_table` makes it; `orders` may be missing, and the
+        order of the rows is free.
 
     Returns
     -------

@@ -48,7 +48,7 @@ def test_notebook_and_benchmark_have_one_model(definitions):
         if isinstance(node, KINDS):
             names.append(node.name)
             assert ast.get_source_segment(source, node) == definitions[node.name]
-    assert len(names) == 10
+    assert len(names) == 11
 
 
 @pytest.mark.parametrize("phi", [0.7, 4.0, 30.0])
