@@ -171,20 +171,22 @@ def _no_evidence(of_model: dict, of_guide: dict, is_auto: bool) -> str:
         for name, site in of_guide.items()
         if site["type"] == "sample" and not site["is_observed"]
     }
+    of_model = {n: at for n, at in of_model.items() if at["type"] == "sample"}
     shared = drawn.keys() & of_model.keys()
     free = {n: at for n, at in drawn.items() if not checks.is_point(at)}
     others = {name: at for name, at in free.items() if name not in shared}
     points = [drawn[name] for name in shared - free.keys()]
     if not is_auto and _numbers(list(others.values())) > _numbers(points):
         return (
-            f"guide: it draws {list(others)}, which the model does not have, so that "
+            f"guide: it draws {list(others)}, which the model does not draw, so that "
             "ELBO, k-hat and evidence mean nothing"
         )
     hidden = [
         name
-        for name in of_model
+        for name, site in of_model.items()
         if name in shared and not checks.masks_of(drawn[name]["fn"])
-        if any(not np.all(mask) for mask in checks.masks_of(of_model[name]["fn"]))
+        for mask in checks.masks_of(site["fn"])
+        if not (checks.is_traced(mask) or np.all(mask))
     ]
     if hidden:
         return (

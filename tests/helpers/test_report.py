@@ -588,9 +588,15 @@ def test_what_a_guide_draws_beyond_the_unknowns_leaves_no_evidence():
         u = numpyro.sample("u", dist.Uniform(0, 10), infer={"is_auxiliary": True})
         numpyro.sample("mu", dist.Normal(numpyro.param("at", 0.0) + 0 * u, POST_SD))
 
-    message = r"guide: it draws \['u'\], which the model does not have"
+    def with_a_function(y):
+        guide(y)
+        numpyro.sample("twice", dist.Normal(0, 1))
+
+    message = r"guide: it draws \['u'\], which the model does not draw"
     with pytest.raises(ValueError, match=message):
         log_weights(KEY, model, extended, {"at": POST_MEAN}, J)
+    with pytest.raises(ValueError, match=r"guide: it draws \['twice'\]"):
+        log_weights(KEY, model, with_a_function, of(), J)
     for shift, verdict in ((0, "good"), (1, "off")):
         at = {"at": POST_MEAN + shift * POST_SD}
         said = report(KEY, model, extended, at, J)
