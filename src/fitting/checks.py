@@ -167,15 +167,21 @@ def is_point(site: dict) -> bool:
     return isinstance(layers(site["fn"])[-1], dist.Delta)
 
 
+def is_hidden(site: dict) -> bool:
+    """Return whether a mask hides a site as a whole."""
+    return any(not (is_traced(m) or np.any(m)) for m in masks_of(site["fn"]))
+
+
 def unknowns(sites: dict) -> dict[str, dict]:
     """Return the sites that a loss expects in the guide: what is drawn and counted."""
     found = {}
     for name, site in _samples(sites).items():
         infer = site.get("infer") or {}
-        masked = any(not (is_traced(m) or np.any(m)) for m in masks_of(site["fn"]))
-        given = site["is_observed"] or site["kwargs"].get("rng_key") is None
+        in_series = site.get("_control_flow_done", False)  # of scan: its keys are gone
+        drawn = in_series or site["kwargs"].get("rng_key") is not None
+        given = site["is_observed"] or not drawn
         left_out = infer.get("enumerate") or infer.get("is_auxiliary")
-        if not (given or masked or left_out or is_point(site)):
+        if not (given or is_hidden(site) or left_out or is_point(site)):
             found[name] = site
     return found
 

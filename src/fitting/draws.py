@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.handlers import replay, seed, substitute, trace
-from numpyro.infer.autoguide import AutoGuide
+from numpyro.infer.autoguide import AutoBatchedMixin, AutoGuide
 from numpyro.primitives import Messenger
 
 from fitting import arguments, checks
@@ -34,6 +34,8 @@ def refuse_new(guide: Callable, params: dict) -> None:
             f"guide: this {name} is new and has not seen the model. {cure}"
         )
     size, loc = getattr(guide, "latent_dim", None), params.get(f"{guide.prefix}_loc")
+    if isinstance(guide, AutoBatchedMixin):
+        (size,) = guide._event_shape  # of one of the batch
     if size is not None and loc is not None and jnp.shape(loc)[-1:] != (size,):
         raise ValueError(
             f"guide: expected {size} parameters in '{guide.prefix}_loc' for this "
@@ -100,6 +102,19 @@ def explained(model: Callable, params: dict, args: tuple, kwargs: dict) -> Itera
         raise
 
 
+class SameRows(Messenger):
+    """Let a subsampled plate pick rows by one key, whichever draw is made."""
+
+    def __init__(self, fn: Callable, rng_key: jax.Array):
+        super().__init__(fn)
+        self.rng_key = rng_key
+
+    def process_message(self, msg: dict) -> None:
+        """Change the key of a plate, once it has one."""
+        if msg["type"] == "plate" and msg["value"] is None:
+            msg["kwargs"]["rng_key"] = self.rng_key
+
+
 class Keyed(Messenger):
     """Give each site its key: one of the batch of rows, or of the draw for all rows.
 
@@ -135,6 +150,18 @@ def functions(drawn: dict) -> dict[str, Any]:
     return {n: at["value"] for n, at in drawn.items() if at["type"] == "deterministic"}
 
 
+def given(model: Callable, params: dict, values: dict) -> Callable:
+    """Return a model with parameters and values of unknowns, as a loss replays them.
+
+    What it computes itself stays its own, though a guide has a site of that name.
+    """
+
+    def value_of(site: dict) -> Any:
+        return None if site["type"] == "deterministic" else values.get(site["name"])
+
+    return substitute(substitute(model, data=params), substitute_fn=value_of)
+
+
 def _values(drawn: dict, sites: dict) -> dict[str, Any]:
     """Return what `Predictive` returns: what the guide did not draw, and functions."""
     return {
@@ -166,8 +193,8 @@ def draw(
     drawing = seed(substitute(guide, data=params), keys[0])
     drawn = trace(drawing).get_trace(*args, **kwargs)
     latent = {n: at["value"] for n, at in drawn.items() if at["type"] == "sample"}
-    given = substitute(substitute(model, data=params), data=latent | functions(drawn))
-    sites = trace(seed(given, keys[1])).get_trace(*args, **kwargs)
+    fitted = given(model, params, latent | functions(drawn))
+    sites = trace(seed(fitted, keys[1])).get_trace(*args, **kwargs)
     refuse_missing(params, drawn | sites)
     return _values(drawn, sites), latent
 
@@ -189,9 +216,8 @@ def draw_rows(
     drawing = Keyed(fitted, draw_keys[0], rows_keys[0], with_rows)
     drawn = trace(drawing).get_trace(*args, **kwargs)
     latent = {name: at for name, at in drawn.items() if at["type"] == "sample"}
-    given = substitute(model, data=params | functions(drawn))
-    given = replay(given, latent)
-    sites = trace(Keyed(given, draw_keys[1], rows_keys[1], with_rows))
+    replayed = replay(given(model, params, functions(drawn)), latent)
+    sites = trace(Keyed(replayed, draw_keys[1], rows_keys[1], with_rows))
     sites = sites.get_trace(*args, **kwargs)
     refuse_missing(params, drawn | sites)
     return _values({}, drawn | sites)

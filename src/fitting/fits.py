@@ -1,9 +1,12 @@
 """A finished fit, looked at before anything is drawn from it."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
@@ -69,13 +72,15 @@ def no_chains(model: Callable, args: tuple, kwargs: dict) -> str:
 class Fit(NamedTuple):
     """A model and a guide with their parameters.
 
-    `no_weights` says why there are no importance weights: of points, and where nobody
-    draws an unknown.
+    `no_weights` says why there are no importance weights: of points, where nobody
+    draws an unknown, and of scaled densities. `no_evidence` says why weights mean
+    nothing, although draws of the guide can be judged.
     """
 
     model: Callable
     guide: Callable
     no_weights: str = ""
+    no_evidence: str = ""
 
 
 def _drawn(guide: Callable, args: tuple, kwargs: dict) -> set[str]:
@@ -117,7 +122,7 @@ def _no_weights(of_model: dict, of_guide: dict, drawn: set[str]) -> str:
         if site["type"] == "sample"
         and not site["is_observed"]
         and of_guide.get(name, {}).get("type") != "sample"
-        and not checks.is_point(site)
+        and not (checks.is_point(site) or checks.is_hidden(site))
     ]
     if missing:
         others = [
@@ -133,7 +138,83 @@ def _no_weights(of_model: dict, of_guide: dict, drawn: set[str]) -> str:
             "dist.MixtureSameFamily does; "
             "TraceEnum_ELBO(num_particles=1000).loss estimates the ELBO as it is"
         )
+    scaled = [
+        name
+        for name, site in of_guide.items()
+        if site["type"] == "sample" and not checks.is_traced(site["scale"])
+        if site["scale"] is not None and np.any(np.not_equal(site["scale"], 1))
+    ]
+    if scaled:
+        return (
+            f"guide: expected densities as they are, got scaled ones at {scaled}. "
+            "Weights and chains would be those of another posterior: give model and "
+            "guide without the scale (of a loss that is divided by the number of rows, "
+            "say)"
+        )
     return ""
+
+
+def _numbers(sites: list[dict]) -> int:
+    """Return how many numbers some sites have."""
+    return sum(math.prod(jnp.shape(site["value"])) for site in sites)
+
+
+def _no_evidence(of_model: dict, of_guide: dict, is_auto: bool) -> str:
+    """Return why the weights of a guide's draws mean nothing, or nothing.
+
+    A guide may draw something else, of which it computes unknowns as points. What it
+    draws beyond that has no density in the model (an autoguide that draws more takes
+    care of it).
+    """
+    drawn = {
+        name: site
+        for name, site in of_guide.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
+    of_model = {n: at for n, at in of_model.items() if at["type"] == "sample"}
+    shared = drawn.keys() & of_model.keys()
+    free = {n: at for n, at in drawn.items() if not checks.is_point(at)}
+    others = {name: at for name, at in free.items() if name not in shared}
+    points = [drawn[name] for name in shared - free.keys()]
+    if not is_auto and _numbers(list(others.values())) > _numbers(points):
+        return (
+            f"guide: it draws {list(others)}, which the model does not draw, so that "
+            "ELBO, k-hat and evidence mean nothing"
+        )
+    hidden = [
+        name
+        for name, site in of_model.items()
+        if name in shared and not checks.masks_of(drawn[name]["fn"])
+        for mask in checks.masks_of(site["fn"])
+        if not (checks.is_traced(mask) or np.all(mask))
+    ]
+    if hidden:
+        return (
+            f"model: a mask hides numbers of {hidden}, which the guide draws, so that "
+            "ELBO, k-hat and evidence mean nothing; a guide of your own can mask them "
+            "too"
+        )
+    return ""
+
+
+def _refuse_some_rows(seen: checks.Seen) -> None:
+    """Refuse a batch of rows in a plate that is larger, and takes its whole size."""
+    plates = {n: at["args"] for n, at in seen.sites.items() if at["type"] == "plate"}
+    whole = {n: size for n, (size, some) in plates.items() if some not in (None, size)}
+    if not whole:
+        return
+    try:
+        if "ncompatible shapes" in str(seen.error):
+            raise seen.error
+        for name, site in seen.sites.items():
+            if site["type"] == "sample" and site["is_observed"]:
+                checks.refuse_shape(name, seen.sites)
+    except (TypeError, ValueError) as error:
+        sizes = ", ".join(f"{size} of {name!r}" for name, size in whole.items())
+        raise ValueError(
+            f"model: expected all rows of its subsampled plates ({sizes}), got some: "
+            f"{error}"
+        ) from error
 
 
 def checked(
@@ -166,6 +247,7 @@ def checked(
     source = arguments.AllRows(args, kwargs)
     seen = checks.look(model, source.put, {}, {})
     drawn = checks.look(guide, source.put, {}, {})
+    _refuse_some_rows(seen)
     if seen.error is not None or drawn.error is not None:
         return Fit(model, guide)  # it will be raised again where it belongs
     given = [
@@ -181,4 +263,9 @@ def checked(
     draws.refuse_missing(params, drawn.sites | seen.sites)
     checks.refuse_values(seen.sites)
     moving = _drawn(guide, args, kwargs)
-    return Fit(model, guide, _no_weights(seen.sites, drawn.sites, moving))
+    no_weights = _no_weights(seen.sites, drawn.sites, moving)
+    if no_weights:
+        return Fit(model, guide, no_weights)
+    sites = posteriors.with_masks(model, seen.sites, args, kwargs)
+    no_evidence = _no_evidence(sites, drawn.sites, isinstance(made, AutoGuide))
+    return Fit(model, guide, "", no_evidence)

@@ -35,6 +35,23 @@ class WholePlates(Messenger):
             msg["value"] = jnp.arange(size)
 
 
+class OwnJacobians(Messenger):
+    """Let the Jacobian of an unknown count once, although a handler scales its density.
+
+    A loss weighs densities of values, such as that of a prior that is annealed. The
+    Jacobian belongs to the coordinates that a sampler uses, and has no weight.
+    """
+
+    def __init__(self, fn: Callable, names: list[str]):
+        super().__init__(fn)
+        self.factors = {f"_{name}_log_det" for name in names}  # as NumPyro names them
+
+    def process_message(self, msg: dict) -> None:
+        """Take the scale from a Jacobian."""
+        if msg["type"] == "sample" and msg["name"] in self.factors:
+            msg["scale"] = None
+
+
 class Posterior(NamedTuple):
     """A posterior over one vector of real numbers, and how to draw and read vectors.
 
@@ -67,6 +84,25 @@ class Posterior(NamedTuple):
     unravel: Callable
     counted: np.ndarray
     circular: list[str]
+
+
+def with_masks(model: Callable, sites: dict, args: tuple, kwargs: dict) -> dict:
+    """Return the sites of a model, computed where masks of unknowns are not known.
+
+    Parameters
+    ----------
+    model : callable
+        NumPyro model.
+    sites : dict
+        Its sites, as traced.
+    args, kwargs
+        What it is called with.
+    """
+    unknowns = checks.unknowns(sites).values()
+    if not any(checks.is_traced(*checks.masks_of(site["fn"])) for site in unknowns):
+        return sites
+    drawing = substitute(seed(model, random.key(0)), substitute_fn=checks.feasible)
+    return trace(drawing).get_trace(*args, **kwargs)
 
 
 def _counted(site: dict, shape: tuple[int, ...]) -> np.ndarray:
@@ -104,11 +140,7 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
     seen = checks.look(model, arguments.AllRows(args, kwargs).put, {}, {})
     if seen.error is not None:
         raise seen.error
-    sites = seen.sites
-    unknowns = checks.unknowns(sites).values()
-    if any(checks.is_traced(*checks.masks_of(site["fn"])) for site in unknowns):
-        drawing = substitute(seeded, substitute_fn=checks.feasible)
-        sites = trace(drawing).get_trace(*args, **kwargs)
+    sites = with_masks(model, seen.sites, args, kwargs)
     latent = list(checks.unknowns(sites))
     shown = latent + [n for n, site in sites.items() if site["type"] == "deterministic"]
     given = [
@@ -156,8 +188,10 @@ def posterior(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Po
             name: flat[name][at.astype(int)] for name, at in some.items() if at.size
         }
 
+    weighed = OwnJacobians(seeded, latent)
+
     def density(vector: jax.Array) -> jax.Array:
-        return -potential_energy(seeded, args, kwargs, unravel(vector))
+        return -potential_energy(weighed, args, kwargs, unravel(vector))
 
     flags = np.asarray(ravel_pytree(counted)[0], bool)
     circular = [name for name in shown if _is_circular(name, sites)]

@@ -78,8 +78,8 @@ def log_weights(
     args, kwargs = model_args, model_kwargs
     options = "num_draws", "batch_size"
     fitted = fits.checked(model, guide, params, args, kwargs, options)
-    if fitted.no_weights:
-        raise ValueError(fitted.no_weights)
+    if why_not := fitted.no_weights or fitted.no_evidence:
+        raise ValueError(why_not)
 
     def one(key: jax.Array) -> jax.Array:
         guide_key, model_key = jax.random.split(key)
@@ -209,7 +209,7 @@ class Report:
     shifts, ratios : dict of numpy.ndarray
         Shift and ratio of each number that was judged, by site.
     importance : ImportanceSummary or None
-        ELBO and k-hat; None where the guide has no weights.
+        ELBO and k-hat; None where the guide has no weights, or they mean nothing.
     note : str
         How much the chains could see.
     """
@@ -230,6 +230,8 @@ class Report:
             facts = f"ELBO {found.elbo:,.2f} ± {found.elbo_se:.2f} nats, "
             facts += f"k-hat {found.khat:.2f} from {found.num_draws:,} draws. "
             lines += ["", facts + self.note]
+        elif self.note:
+            lines += ["", self.note]
         if self.sites:
             lines += ["", tables.table(self.sites, digits=2).data]
         return "\n".join(lines)
@@ -325,6 +327,8 @@ def report(
     given = list(arguments.named_leaves(model, args, kwargs))
     weight_key, chain_key = jax.random.split(rng_key)
     if why_not := fits.no_chains(fitted.model, args, kwargs):
+        if fitted.no_evidence:
+            return Report("cannot tell", [why_not, fitted.no_evidence])
         inputs = model, guide, params, *args
         weights = log_weights(weight_key, *inputs, num_draws=num_draws, **kwargs)
         if impossible := _impossible(weights):
@@ -340,11 +344,11 @@ def report(
             _refuse_nan(weights, model, args, kwargs)
             if impossible := _impossible(weights):
                 return Report("off", impossible)
-            importance = importance_summary(weights)
+            importance = None if fitted.no_evidence else importance_summary(weights)
             found = chains.explore(chain_key, drawing, num_draws)
     except chains.CannotTellError as error:
         return Report("cannot tell", [str(error)], importance=importance)
-    return _judged(found, importance)
+    return _judged(found, importance, fitted.no_evidence)
 
 
 def _impossible(weights: np.ndarray) -> list[str]:
@@ -439,7 +443,9 @@ def _largest(shift: np.ndarray) -> float:
     return float(shift[np.abs(shift).argmax()])
 
 
-def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
+def _judged(
+    found: chains.Found, importance: ImportanceSummary | None, no_evidence: str
+) -> Report:
     """Compare draws of the guide with chains, site by site."""
     off, unclear, sites, shifts, ratios = [], [], [], {}, {}
     for name, of_chains in found.of_chains.items():
@@ -489,4 +495,5 @@ def _judged(found: chains.Found, importance: ImportanceSummary) -> Report:
     verdict = "off" if off else "cannot tell" if unclear else "good"
     arrived = f"{found.arrived} of {chains.FROM_PRIOR} chains from the prior arrived"
     note = f"{arrived}." if found.arrived else f"{arrived}: other modes go unseen."
+    note += f" No ELBO or k-hat: {no_evidence}." if no_evidence else ""
     return Report(verdict, off + unclear, sites, shifts, ratios, importance, note)

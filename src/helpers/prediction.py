@@ -54,8 +54,8 @@ def log_predictive_density(
     -----
     Each element of the site's log density is one observation: events of several numbers
     count as one. Weights of a `scale` handler or a subsampling plate are left out, and
-    so are factors; what a mask hides is no observation. Log predictive density: Gelman
-    et al. (2014).
+    so are factors; what a mask hides is no observation. Rows that a subsampling plate
+    picks are the same for all draws. Log predictive density: Gelman et al. (2014).
     """
     for name, value in (("model", model), ("guide", guide)):
         if not callable(value):
@@ -68,13 +68,16 @@ def log_predictive_density(
 
     def evaluate(params, rng_key):
         draws.refuse_new(guide, params)
+        rows_key = jax.random.fold_in(rng_key, num_draws)  # no draw gets this one
 
         def one(key):
             guide_key, model_key = jax.random.split(key)
             drawing = seed(substitute(guide, data=params), guide_key)
+            drawing = draws.SameRows(drawing, rows_key)
             drawn = trace(drawing).get_trace(*model_args, **model_kwargs)
-            fitted = substitute(model, data=params | draws.functions(drawn))
+            fitted = draws.given(model, params, draws.functions(drawn))
             scoring = seed(replay(fitted, drawn), model_key)
+            scoring = draws.SameRows(scoring, rows_key)
             scored = trace(scoring).get_trace(*model_args, **model_kwargs)
             return draws.pointwise(drawn, scored, params, site)
 

@@ -11,10 +11,16 @@ from flax import nnx
 from numpyro.contrib.control_flow import scan
 from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, Predictive, Trace_ELBO
-from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from numpyro.infer.autoguide import (
+    AutoBatchedLowRankMultivariateNormal,
+    AutoBatchedMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 
 from benchmarks.shared import bnn_model
-from helpers.training import fit, predict, predictions
+from helpers.diagnostics import log_weights
+from helpers.training import fit, log_predictive_density, predict, predictions
 
 KEY = jax.random.key(31)
 N = 230
@@ -74,6 +80,44 @@ def test_unknowns_can_be_named():
     assert found["w"].shape == (40, 2)
     np.testing.assert_allclose(found["w"] @ X.T, found["mean"], atol=1e-4)
     close({"w": found["w"]}, as_predictive(model, guide, PARAMS, 40, X, sites=["w"]))
+
+
+def test_functions_of_a_guide_do_not_replace_those_of_the_model():
+    def its_guide(x, y=None):
+        guide(x)
+        numpyro.deterministic("mean", jnp.full(len(x), 50.0))
+
+    found = predict(KEY, model, its_guide, PARAMS, 6, X)
+    close(found, as_predictive(model, its_guide, PARAMS, 6, X))
+    assert np.abs(found["y"]).max() < 25
+    in_batches = predict(KEY, model, its_guide, PARAMS, 6, X, row_batch=100)
+    assert np.abs(in_batches["y"]).max() < 25
+    scored = [
+        log_predictive_density(model, of, 6, X, np.zeros(N, "float32"))(PARAMS, KEY)
+        for of in (guide, its_guide)
+    ]
+    assert scored[0] == pytest.approx(float(scored[1]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", [AutoBatchedMultivariateNormal, AutoBatchedLowRankMultivariateNormal]
+)
+def test_guides_of_independent_batches(kind):
+    def batched(y=None):
+        with numpyro.plate("batch", 3):
+            z = numpyro.sample("z", dist.Normal(0, 1).expand([2]).to_event(1))
+            numpyro.sample("y", dist.Normal(z.sum(-1), 1), obs=y)
+
+    made = kind(batched, batch_ndim=1)
+    svi = SVI(batched, made, optax.adam(0.1), Trace_ELBO())
+    params = fit(KEY, svi, 2, X[:3, 0], progress_bar=False).params
+    found = predict(KEY, batched, made, params, 6)
+    close(found, as_predictive(batched, made, params, 6))
+    weights = log_weights(KEY, batched, made, params, X[:3, 0], num_draws=100)
+    assert np.isfinite(weights).all()
+    other = params | {"auto_loc": jnp.zeros((3, 4))}
+    with pytest.raises(ValueError, match="guide: expected 2 parameters in 'auto_loc'"):
+        predict(KEY, batched, made, other, 6)
 
 
 def test_all_rows_of_a_draw_share_its_coefficients_and_no_noise():

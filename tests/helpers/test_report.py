@@ -11,8 +11,9 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from flax import nnx
+from numpyro.contrib.control_flow import scan
 from numpyro.contrib.module import nnx_module, random_nnx_module
-from numpyro.handlers import block, mask, reparam
+from numpyro.handlers import block, mask, reparam, scale
 from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from numpyro.infer.reparam import CircularReparam
@@ -552,3 +553,129 @@ def test_nan_in_the_data_is_not_blamed_on_the_parameters():
     for call in (report, log_weights):
         with pytest.raises(ValueError, match=r"^x has 1 NaN .*\(3,\), and 200"):
             call(KEY, line, its_guide, of(), x, J, num_draws=200)
+
+
+def test_an_unknown_with_a_scaled_density_keeps_its_jacobian():
+    def annealed():
+        with scale(scale=0.2):
+            numpyro.sample("rate", dist.Gamma(6, 1))
+
+    def exact():  # its log weights are all equal
+        numpyro.sample("rate", dist.Gamma(numpyro.param("shape", 1.0), 0.2))
+
+    def without():
+        numpyro.sample("rate", dist.Gamma(numpyro.param("shape", 1.0), 0.2))
+
+    said = report(KEY, annealed, exact, {"shape": 2.0})
+    assert said.importance.relative_ess == pytest.approx(1, abs=1e-3)
+    assert said.verdict == "good", said.reasons
+    assert report(KEY, annealed, without, {"shape": 1.2}).verdict == "off"
+
+
+def test_a_scaled_guide_is_refused():
+    scaled = [scale(fn, scale=1 / len(Y)) for fn in (model, guide)]
+    message = r"guide: expected densities as they are, got scaled ones at \['mu'\]"
+    with pytest.raises(ValueError, match=message):
+        log_weights(KEY, *scaled, of(), J)
+    said = report(KEY, *scaled, of(), J)
+    assert said.verdict == "cannot tell"
+    assert re.match(message, said.reasons[0])
+    assert log_weights(KEY, scaled[0], guide, of(), J, num_draws=100).size == 100
+
+
+def test_what_a_guide_draws_beyond_the_unknowns_leaves_no_evidence():
+    def extended(y):
+        u = numpyro.sample("u", dist.Uniform(0, 10), infer={"is_auxiliary": True})
+        numpyro.sample("mu", dist.Normal(numpyro.param("at", 0.0) + 0 * u, POST_SD))
+
+    def with_a_function(y):
+        guide(y)
+        numpyro.sample("twice", dist.Normal(0, 1))
+
+    message = r"guide: it draws \['u'\], which the model does not draw"
+    with pytest.raises(ValueError, match=message):
+        log_weights(KEY, model, extended, {"at": POST_MEAN}, J)
+    with pytest.raises(ValueError, match=r"guide: it draws \['twice'\]"):
+        log_weights(KEY, model, with_a_function, of(), J)
+    for shift, verdict in ((0, "good"), (1, "off")):
+        at = {"at": POST_MEAN + shift * POST_SD}
+        said = report(KEY, model, extended, at, J)
+        assert said.verdict == verdict
+        assert said.importance is None
+        assert re.search(message, said._repr_markdown_())
+
+
+def test_a_guide_may_compute_unknowns_from_what_it_draws():
+    def turned(y):
+        at, width = numpyro.param("at", 0.0), numpyro.param("width", 1.0)
+        u = numpyro.sample("u", dist.Normal(0, 1), infer={"is_auxiliary": True})
+        numpyro.sample("mu", dist.Delta(at + width * u, -jnp.log(width)))
+
+    weights = [
+        log_weights(KEY, model, fn, of(), J, num_draws=100) for fn in (guide, turned)
+    ]
+    np.testing.assert_allclose(*weights, rtol=1e-4)
+
+
+def test_unknowns_that_a_mask_hides_leave_no_evidence():
+    def with_new(y):
+        model(y)
+        with mask(mask=False):
+            numpyro.sample("new", dist.Normal(0, 1))
+
+    def draws_new(y):
+        guide(y)
+        numpyro.sample("new", dist.Normal(0, 5))
+
+    weights = log_weights(KEY, with_new, guide, of(), J, num_draws=100)
+    expected = log_weights(KEY, model, guide, of(), J, num_draws=100)
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+    assert report(KEY, with_new, guide, of(), J).verdict == "good"
+    with pytest.raises(ValueError, match=r"a mask hides numbers of \['new'\]"):
+        log_weights(KEY, with_new, draws_new, of(), J)
+    said = report(KEY, with_new, draws_new, of(), J)
+    assert said.verdict == "good"
+    assert said.importance is None
+    assert list(said.shifts) == ["mu", "twice"]
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+def test_a_batch_of_rows_is_not_all_of_them(rows):
+    def batched(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 2))
+        with numpyro.plate("rows", len(Y), subsample_size=len(y)):
+            numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    for call in (report, log_weights):
+        with pytest.raises(ValueError, match=r"all rows .* \(40 of 'rows'\), got some"):
+            call(KEY, batched, guide, of(), J[:rows])
+    found = log_weights(KEY, batched, guide, of(), J, num_draws=100)
+    np.testing.assert_allclose(
+        found, log_weights(KEY, model, guide, of(), J, num_draws=100), rtol=1e-4
+    )
+
+
+def test_unknowns_of_a_series_are_judged():
+    noise = 0.5
+
+    def walk(y):
+        def step(before, seen):
+            level = numpyro.sample("level", dist.Normal(before, 1))
+            numpyro.sample("y", dist.Normal(level, noise), obs=seen)
+            return level, None
+
+        scan(step, 0.0, y)
+
+    y = np.array([0.5, -1.0, 2.0, 1.0], "float32")
+    ends = np.diag([2.0, 2.0, 2.0, 1.0]) - np.eye(4, k=1) - np.eye(4, k=-1)
+    covariance = np.linalg.inv(ends + np.eye(4) / noise**2)
+    mean, sds = covariance @ y / noise**2, np.sqrt(np.diag(covariance))
+
+    def its_guide(y):
+        at = numpyro.param("at", jnp.zeros(4))
+        numpyro.sample("level", dist.Normal(at, sds).to_event(1))
+
+    assert report(KEY, walk, its_guide, {"at": mean}, y).verdict == "good"
+    said = report(KEY, walk, its_guide, {"at": mean + np.eye(4)[2] * sds}, y)
+    assert said.verdict == "off"
+    np.testing.assert_allclose(said.shifts["level"], [0, 0, 1, 0], atol=0.3)

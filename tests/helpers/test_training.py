@@ -14,6 +14,7 @@ import optax
 import pytest
 import tqdm
 import tqdm.notebook
+from numpyro.contrib.control_flow import scan
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import (
     AutoDelta,
@@ -626,6 +627,23 @@ def test_a_guide_that_lacks_an_unknown():
 
 
 @pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_a_guide_that_lacks_an_unknown_of_a_series():
+    def walk(y):
+        def step(before, seen):
+            level = numpyro.sample("level", dist.Normal(before, 1))
+            numpyro.sample("y", dist.Normal(level, 1), obs=seen)
+            return level, None
+
+        scan(step, numpyro.sample("start", dist.Normal(0, 1)), y)
+
+    lacking = AutoNormal(numpyro.handlers.block(walk, hide=["level"]))
+    with pytest.raises(ValueError, match=r"none for \['level'\], but \['start'\]"):
+        fit_once(walk, lacking, Y)
+    assert fit_once(walk, AutoNormal(walk), Y).steps == 1
+    seen = numpyro.handlers.condition(walk, {"level": jnp.asarray(Y)})
+    assert fit_once(seen, lacking, Y).steps == 1
+
+
 def test_sites_that_no_guide_needs():
     def beside(y):
         numpyro.deterministic("twice", 2 * numpyro.param("at", 0.0))
@@ -746,6 +764,26 @@ def test_a_mask_of_parts_of_an_observation_is_refused():
     evaluate = log_predictive_density(parts, fixed_mean, 2, Y, Y > 0.5)
     with pytest.raises(ValueError, match="a mask of whole observations at 'y'"):
         evaluate({}, KEY)
+
+
+def test_rows_that_a_plate_picks_are_those_of_all_draws():
+    y = np.repeat([0.0, 9.0], 20).astype("float32")
+
+    def picking(y, size):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        with numpyro.plate("rows", len(y), subsample_size=size) as rows:
+            numpyro.sample("y", dist.Normal(a, 1), obs=jnp.asarray(y)[rows])
+
+    def score(size, seed):
+        make = log_predictive_density(picking, fixed_mean, 50, y, size)
+        return make({}, jax.random.key(seed))
+
+    # A place holds a row of zeros or of nines, the same one in all draws.
+    near, far = dist.Normal(0.3).log_prob(jnp.array([0.0, 9.0]))
+    for seed in range(6):
+        share = (score(10, seed) - near) / (far - near)
+        assert share * 10 == pytest.approx(round(float(share * 10)), abs=1e-3)
+    assert score(None, 0) == pytest.approx(float(near + far) / 2, rel=1e-4)
 
 
 def test_several_sites_and_factors():
