@@ -3,8 +3,8 @@
 "use strict";
 
 const Interactive = (() => {
-  const [WIDTH, HEIGHT, LEFT, TOP] = [400, 260, 46, 10];
-  const [WIDE, HIGH] = [WIDTH - LEFT - 12, HEIGHT - TOP - 42];
+  const [WIDTH, HEIGHT, LEFT, TOP] = [400, 260, 54, 10];
+  const [WIDE, HIGH] = [WIDTH - LEFT - 18, HEIGHT - TOP - 42];
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
   // Fill each place on the page that waits for this figure.
@@ -16,7 +16,7 @@ const Interactive = (() => {
         return made;
       };
       const figure = { box, state: {}, sync: {}, update: () => {}, frame: 0 };
-      for (const kind of ["panels", "controls"]) figure[kind] = part("div", kind);
+      for (const kind of ["panels", "sliders", "buttons"]) figure[kind] = part("div", kind);
       // Eyes read each number at once; a screen reader says the last one, when it rests.
       figure.shown = part("p", "readout");
       figure.shown.setAttribute("aria-hidden", "true");
@@ -27,6 +27,8 @@ const Interactive = (() => {
       box.addEventListener("keydown", (event) => event.stopPropagation());
       build(figure);
       figure.update();
+      clearTimeout(figure.wait); // nothing is said before somebody moves something
+      figure.spoken.textContent = figure.shown.textContent;
       box.classList.add("ready");
     }
   };
@@ -129,7 +131,7 @@ const Interactive = (() => {
 
   // A range from `min` to `max` for a number of the state; `shows` puts it in words.
   const slider = (figure, name, { label, min, max, step, value, shows = String }) => {
-    const made = figure.controls.appendChild(document.createElement("label"));
+    const made = figure.sliders.appendChild(document.createElement("label"));
     made.className = "slider";
     made.innerHTML = '<span></span><b></b><input type="range">';
     const [words, number, input] = made.children;
@@ -147,7 +149,7 @@ const Interactive = (() => {
   };
 
   const toggle = (figure, name, label) => {
-    const made = figure.controls.appendChild(document.createElement("label"));
+    const made = figure.buttons.appendChild(document.createElement("label"));
     made.className = "toggle";
     made.innerHTML = '<input type="checkbox"><span></span>';
     const [input, words] = made.children;
@@ -159,7 +161,7 @@ const Interactive = (() => {
   };
 
   const button = (figure, name, label, pressed) => {
-    const made = figure.controls.appendChild(document.createElement("button"));
+    const made = figure.buttons.appendChild(document.createElement("button"));
     Object.assign(made, { type: "button", name, textContent: label });
     made.addEventListener("click", pressed);
   };

@@ -56,7 +56,7 @@ Interactive.start("identity", (figure) => {
   const lines = { elbo: right.curve("fit"), kl: right.curve("other") };
   const names = {
     elbo: right.text("fit", "end"), kl: right.text("other", "end"),
-    sum: right.text("exact", "end"),
+    evidence: right.text("exact", "end"), sum: right.text("third", "end"),
   };
   const past = [];
 
@@ -115,8 +115,10 @@ Interactive.start("identity", (figure) => {
     const symbol = state.forward ? "KL(p ‖ q)" : "KL";
     names.kl(99, Math.max(kl, 0) + above, symbol);
     names.elbo(99, Math.min(found.elbo, logEvidence - 1) - 3.6 * above, "ELBO");
-    names.sum(99, logEvidence + 0.8 * above, "log p(D)");
     const sum = found.elbo + kl;
+    names.evidence(99, logEvidence + 0.8 * above, state.forward ? "log p(D)"
+      : "sum = log p(D)");
+    names.sum(99, sum + 0.8 * above, state.forward ? "sum" : "");
     const verdict = state.forward ? "which changes: the identity needs the reverse KL"
       : "which is log p(D), wherever the guide is";
     say(figure, `ELBO ${number(found.elbo, 3)} + ${symbol} ${number(kl, 3)} = ` +

@@ -3,13 +3,16 @@
 "use strict";
 
 Interactive.start("khat", (figure) => {
-  const { panel, slider, toggle, set, say, number, random, span, logNormal } =
+  const { panel, slider, toggle, button, set, say, number, random, span, logNormal } =
     Interactive;
   const { state } = figure;
   const [DRAWS, APART, LIMIT] = [20000, 7, 0.7];
   const TAIL = Math.floor(3 * Math.sqrt(DRAWS));
-  const { normal } = random(8);
-  const draws = Float64Array.from({ length: DRAWS }, normal);
+  let draws = [];
+  const draw = () => {
+    const { normal } = random(state.seed);
+    draws = Float64Array.from({ length: DRAWS }, normal);
+  };
 
   const logTarget = (at) => {
     const here = logNormal(at, 0, 1);
@@ -79,8 +82,8 @@ Interactive.start("khat", (figure) => {
     x: [-2.2, 4.2], y: [-4.6, 0.25], xlabel: "weight w", ylabel: "share of larger weights",
     xticks: ten([-2, -1, 0, 1, 2, 3, 4]), yticks: ten([-4, -3, -2, -1, 0]),
   });
+  const tail = right.curve("other band");
   const curve = right.curve("fit");
-  const tail = right.curve("other wide");
   const tailName = right.text("other");
 
   const center = slider(figure, "center", {
@@ -92,6 +95,13 @@ Interactive.start("khat", (figure) => {
     shows: (v) => number(v),
   });
   toggle(figure, "second", "a second mode, far away");
+  button(figure, "draws", "Other draws", () => {
+    state.seed += 1;
+    draw();
+    figure.update();
+  });
+  state.seed = 4; // at half the sd, the median k-hat of many seeds
+  draw();
   const middle = left.handle("fit", (at) => set(figure, { center: center.clamp(at) }));
   const side = left.handle("fit small", (at) =>
     set(figure, { width: width.clamp(Math.abs(at - state.center)) }));
@@ -102,7 +112,7 @@ Interactive.start("khat", (figure) => {
     const peak = density(state.center);
     left.range("y", 0, Math.max(0.65, 1.15 * peak));
     posterior(fine, fine.map((v) => Math.exp(logTarget(v))));
-    for (const draw of [guide, shade]) draw(fine, fine.map(density));
+    for (const drawn of [guide, shade]) drawn(fine, fine.map(density));
     middle(state.center, peak);
     side(state.center + state.width, density(state.center + state.width));
     guideName(state.center + 0.55 * state.width + 0.3, 0.92 * peak, "guide");

@@ -79,6 +79,7 @@ Interactive.start("noise", (figure) => {
   const target = [left.curve("gray wide"), left.curve("gray wide")];
   const walk = left.curve("other thin");
   const guide = [left.curve("fit"), left.curve("fit")];
+  const [targetName, guideName] = [left.text("gray"), left.text("fit")];
   const right = panel(figure, {
     says: "The ELBO at each step, below the log evidence.",
     x: [0, STEPS], y: [-5, 0.5], xlabel: "step", ylabel: "ELBO − log p(D)",
@@ -102,6 +103,8 @@ Interactive.start("noise", (figure) => {
       ellipse(target[k], k + 1, [0, 0, 1, root, state.rho]);
       ellipse(guide[k], k + 1, [m, n, Math.exp(a), Math.exp(b), below]);
     }
+    targetName(2.1, 2 * state.rho, "posterior");
+    guideName(m + 2 * Math.exp(a) + 0.1, n - 0.6, "guide");
     const walked = path.slice(0, until + 1);
     walk(walked.map((phi) => phi[0]), walked.map((phi) => phi[1]));
     trace(walked.map((_, t) => t), elbos.slice(0, until + 1));
@@ -137,11 +140,12 @@ Interactive.start("noise", (figure) => {
     zero([0, STEPS], [0, 0]);
     best([0, STEPS], [-family, -family]);
     zeroName(STEPS - 10, 0.12, "log p(D)");
-    bestName(STEPS - 10, -family - 0.42, "best of the family");
+    const beside = family > 0.6 ? 0.12 : -0.42;
+    bestName(STEPS - 10, beside - family, "best of the family");
     show(STEPS);
     say(figure, `The last 100 steps are ${number(missing)} nats below log p(D): ` +
-      `${number(family)} for the family, ${number(missing - family)} for noise and for ` +
-      "the way not yet gone.", {
+      `${number(family)} for the family, ${number(missing - family)} for noise and ` +
+      "unfinished training.", {
       family, missing, elbo: elbos[STEPS], phi: path[STEPS].join(" "),
     });
   };
