@@ -153,6 +153,8 @@ def readable(
             front = yaml.safe_load(text.strip().strip("-"))
             start = f"# {front['title']}\n\n{front.get('description', '')}"
             cell = new_markdown_cell(start.strip(), id=cell["id"])
+        elif text.startswith("::: {.interactive-"):
+            continue  # a figure of the page that needs its scripts
         elif cell["cell_type"] == "markdown":
             for piece in CODE.split(text)[::2]:
                 keys |= {k for c in CITATION.findall(piece) for k in KEY.findall(c)}

@@ -77,6 +77,7 @@ def course(tmp_path):
     (tmp_path / "_quarto.yml").write_text(CONFIG)
     (tmp_path / "references.bib").write_text(BIB)
     one = [new_raw_cell(FRONT.format("one")), new_markdown_cell(TEXT), cell(FIGURE)]
+    one += [new_markdown_cell("::: {.interactive-one}\nFor pages alone.\n:::")]
     two = [new_markdown_cell("## There: it is {#sec-there}\n\nText."), cell("2")]
     stamp = new_markdown_cell("*Made*", metadata={"tags": ["stamp"]})
     for name, cells in (("01_one", one), ("02_two", two)):

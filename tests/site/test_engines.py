@@ -235,6 +235,13 @@ def test_code_cells(course):
     assert len(main.select(".code-copy-button")) == 3
 
 
+def test_interactive_figures(course):
+    place = "::: {.interactive-noise}\nTry *it*.\n:::"
+    pages = course(place, deck=f"## One\n\n{place}\n\n::: {{.notes}}\nN\n:::")
+    for page in ("notebooks/one.html", "slides/deck.html"):
+        assert texts(pages[page], "div.interactive-noise > p > em") == ["it"]
+
+
 def test_callouts(course):
     main = notebook(
         course(

@@ -130,6 +130,17 @@ def figures_are_described(site):
                 yield f"{page}: a figure without caption: {str(figure)[:100]}"
 
 
+def interactive_figures_have_scripts_and_words(site):
+    for page, soup in site.soups.items():
+        for place in soup.select('div[class*="interactive-"]'):
+            [name] = re.findall(r"interactive-(\w+)", " ".join(place["class"]))
+            for script in ("draw", name):
+                if not (site.folder / f"assets/interactive/{script}.js").is_file():
+                    yield f"{page}: no script {script}.js"
+            if not place.get_text(strip=True):
+                yield f"{page}: no words say what to try with {name}"
+
+
 def headings_are_in_order(site):
     for page in site.articles:
         soup = site.soups[page]
@@ -230,6 +241,7 @@ CHECKS = [
     ids_are_unique,
     nothing_is_loaded_from_elsewhere,
     figures_are_described,
+    interactive_figures_have_scripts_and_words,
     headings_are_in_order,
     references_are_resolved,
     formulas_are_mathml,
@@ -259,6 +271,7 @@ BROKEN = """<html><head><title>Same</title>
 <a class="sidebar-link" href="nowhere.html">Nowhere</a>
 <main><h1>One</h1><h1>Two</h1><h4>Deep</h4>
 <p id="a">?@fig-one and \\(x\\)</p><p id="a" class="cell-output-stderr">Oh</p>
+<div class="interactive-nothing"></div>
 <a href="#nothing">no anchor</a><figure><img src="missing.png"></figure>
 </main></body></html>"""
 BROKEN_DECK = """<html><body class="reveal"><div class="slides">

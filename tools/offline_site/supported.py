@@ -31,8 +31,10 @@ CALLOUTS = {
 CALLOUT_OPTIONS = {"title", "collapse", "icon"}
 
 # Blocks "::: {.class}", spans "[text]{.class}", headings "## Title {.class}".
-PAGE_DIVS = {*CALLOUTS}
-DECK_DIVS = {*CALLOUTS, "columns", "column", "incremental", "notes"}
+# The interactive figures of assets/interactive: words, and a place for the figure.
+INTERACTIVE = {"interactive-identity", "interactive-noise", "interactive-khat"}
+PAGE_DIVS = {*CALLOUTS, *INTERACTIVE}
+DECK_DIVS = {*CALLOUTS, *INTERACTIVE, "columns", "column", "incremental", "notes"}
 DECK_SPANS = {"fragment"}
 PAGE_HEADINGS = {"unnumbered"}
 DECK_HEADINGS = {"smaller", "unnumbered"}
