@@ -3,7 +3,8 @@
 A solution is folded Markdown, so that running a notebook neither shows nor executes it.
 Here its code becomes a cell, after which each check of the answer runs again and must
 say that it is right. Before, the check meets answers of a wrong form, on a copy of the
-variables: it must say what is wrong and must not judge them.
+variables: it must say what is wrong and must not judge them. Afterwards it meets
+answers that are plausible and wrong, which the files of the next paragraph list.
 
 Checks of claims are tested here too. A file in ``tests/notebooks/broken_claims`` lists
 changes that make a claim of its notebook false: of the data, the model or a number.
@@ -16,6 +17,7 @@ import copy
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -86,6 +88,30 @@ assert _break_claim(), "the check did not notice: " + {claim!r}
 CLAIMS = execute.ROOT / "tests/notebooks/broken_claims"
 
 
+WRONG = """\
+def _try_wrong():
+    from IPython.utils.capture import capture_output
+
+    names = dict(globals())
+    exec({answer!r}, names)
+    with capture_output() as shown:
+        exec({check!r}, names)
+    assert "Not yet." in shown.stdout, {mistake!r} + ": " + shown.stdout
+
+
+_try_wrong()
+"""
+
+
+def wrong_answers(name: str) -> list[dict]:
+    """Return answers to exercises of a notebook that learners might give.
+
+    Each has ``mistake``, what went wrong; ``check``, the id of the cell that must
+    notice it; and ``answer``, code to run after the solution.
+    """
+    return tomllib.loads((CLAIMS / f"{name}.toml").read_text("utf-8")).get("wrong", [])
+
+
 def broken_claims(name: str) -> list[dict]:
     """Return the changes that the checks of a notebook must notice.
 
@@ -151,10 +177,13 @@ def code_of(text: str) -> str | None:
     return found and "\n".join(CODE.findall(found[1]))
 
 
-def solved(nb: nbformat.NotebookNode, claims: list[dict]) -> nbformat.NotebookNode:
+def solved(
+    nb: nbformat.NotebookNode, claims: Sequence[dict] = (), wrong: Sequence[dict] = ()
+) -> nbformat.NotebookNode:
     """Return a notebook in which solutions are executed and checked, claims broken."""
     by_id = {cell["id"]: cell for cell in nb["cells"]}
-    assert {claim["check"] for claim in claims} <= set(by_id), "a check is gone"
+    named = {each["check"] for each in [*claims, *wrong]}
+    assert named <= set(by_id), "a check is gone"
     cells, starters, checks = [], [], []
     for cell in copy.deepcopy(nb)["cells"]:
         cells.append(cell)
@@ -162,14 +191,20 @@ def solved(nb: nbformat.NotebookNode, claims: list[dict]) -> nbformat.NotebookNo
         if cell["cell_type"] == "code" and CHECK in cell["source"]:
             if "check(" in cell["source"]:
                 cells.append(malformed(starters, cell))
-            checks.append(cell["source"])
+            checks.append(cell)
         elif cell["cell_type"] == "code":
             starters.append(cell)
         elif cell["cell_type"] == "markdown" and "Exercise" in cell["source"]:
             starters = []
         elif cell["cell_type"] == "markdown" and (code := code_of(cell["source"])):
-            again = AGAIN.format(source="\n".join(checks))
+            again = AGAIN.format(source="\n".join(c["source"] for c in checks))
             cells += [new_code_cell(code), new_code_cell(again)]
+            sources = {c["id"]: execute.python_source(c) for c in checks}
+            cells += [
+                new_code_cell(WRONG.format(**each | {"check": sources[each["check"]]}))
+                for each in wrong
+                if each["check"] in sources
+            ]
             checks = []
     return nbformat.v4.new_notebook(metadata=nb["metadata"], cells=cells)
 
@@ -188,7 +223,8 @@ def main(folder: str) -> None:
     if not results.is_symlink():
         results.symlink_to(execute.ROOT / "benchmarks")
     for path in tested():
-        nb = solved(execute.read(path), broken_claims(path.stem))
+        listed = broken_claims(path.stem), wrong_answers(path.stem)
+        nb = solved(execute.read(path), *listed)
         nbformat.write(nb, target / path.name)
 
 

@@ -67,6 +67,33 @@ def test_every_exercise_of_the_course_is_solved():
         assert 3 <= again <= checks
 
 
+def test_every_exercise_meets_a_wrong_answer():
+    for path in execute.course_order():
+        cells = execute.read(path)["cells"]
+        checks = {c["id"] for c in cells if '"Check your answer"' in c["source"]}
+        wrong = [each["check"] for each in solutions.wrong_answers(path.stem)]
+        judging = [c for c in cells if c["id"] in checks and "check(" in c["source"]]
+        assert {c["id"] for c in judging} == set(wrong), path.stem
+
+
+@pytest.mark.parametrize("answer", ["answer = 3", "answer = -answer"])
+def test_a_check_refuses_a_wrong_answer_and_nothing_changes(tmp_path, answer):
+    nb = notebook("answer = 2")
+    nb.cells[2]["id"] = "check"
+    wrong = [{"check": "check", "mistake": "not 2", "answer": answer}]
+    solved = solutions.solved(nb, wrong=wrong)
+    solved.cells.append(new_code_cell("assert answer == 2"))
+    execute.run(solved, tmp_path)
+
+
+def test_a_wrong_answer_that_the_check_accepts_is_found(tmp_path):
+    nb = notebook("answer = 2")
+    nb.cells[2]["id"] = "check"
+    wrong = [{"check": "check", "mistake": "one and one", "answer": "answer = 1 + 1"}]
+    with pytest.raises(CellExecutionError, match="one and one"):
+        execute.run(solutions.solved(nb, wrong=wrong), tmp_path)
+
+
 def with_a_claim(check):
     cells = [
         new_code_cell("data = [1, 2, 3]", id="data"),
