@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         lines[name] = measured(key, name, options, lines[name])
         facts = record.origin("measure.truths", parser, options, PACKAGES)
-        timed_on = before.get("timed", facts["date"])
+        timed_on = before.get("timed", before.get("date", facts["date"]))
         facts |= {"timed": timed_on if options.untimed else facts["date"]}
         facts |= {"device": device(), "keys": options.keys}
         fits = [line for of_name in lines.values() for line in of_name]
