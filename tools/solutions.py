@@ -96,7 +96,8 @@ def _try_wrong():
     exec({answer!r}, names)
     with capture_output() as shown:
         exec({check!r}, names)
-    assert "Not yet." in shown.stdout, {mistake!r} + ": " + shown.stdout
+    refused = "is not the expected value" in shown.stdout  # and no error of its code
+    assert refused, {mistake!r} + ": " + shown.stdout
 
 
 _try_wrong()
