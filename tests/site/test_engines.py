@@ -260,11 +260,12 @@ def test_callouts(course):
     assert texts(main, ".callout-note .callout-body") == ["Text Figure 1."]
 
 
-def test_a_solution_is_folded(course):
-    text = "<details>\n<summary>Solution</summary>\n\nIt is *4*.\n\n</details>"
+@pytest.mark.parametrize("title", ["Solution", "Which one is right?"])
+def test_a_solution_is_folded(course, title):
+    text = f"<details>\n<summary>{title}</summary>\n\nIt is *4*.\n\n</details>"
     main = notebook(course(f"{text}\n\nAfter."))
     [solution] = main.select("details:not([class], [open])")
-    assert texts(solution, "summary, p") == ["Solution", "It is 4."]
+    assert texts(solution, "summary, p") == [title, "It is 4."]
 
 
 def test_citations_and_footnotes(course):

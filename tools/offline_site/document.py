@@ -461,8 +461,9 @@ class Converter:
             if "engine-float" in classes:
                 caption = blocks[0]["c"]
                 return self.float(identifier, caption, blocks[1:])
-            if "engine-solution" in classes:
-                opening = "<details><summary>Solution</summary>"
+            if "engine-fold" in classes:
+                summary, *blocks = blocks
+                opening = f"<details><summary>{text_of(summary)}</summary>"
                 return [raw(opening), *blocks, raw("</details>")]
             for name in set(classes) & set(supported.CALLOUTS):
                 return self.callout(name, dict(pairs), blocks)

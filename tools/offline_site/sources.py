@@ -11,10 +11,11 @@ import yaml
 
 from .supported import CELL_OPTIONS, OUTPUTS, REFERENCES, SHORTCODES
 
-# The solution of an exercise, which is folded.
+# The solution of an exercise and the answer to a question, which are folded.
 FOLDED = {
-    "<details>": "::: {.engine-solution}",
-    "<summary>Solution</summary>": "",
+    "<details>": "::: {.engine-fold}",
+    "<summary>Solution</summary>": "Solution",
+    "<summary>Which one is right?</summary>": "Which one is right?",
     "</details>": ":::",
 }
 FENCE = re.compile(r"^\s*(```+|~~~+)(.*)$")
