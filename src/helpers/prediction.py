@@ -77,7 +77,7 @@ def log_predictive_density(
             drawn = trace(drawing).get_trace(*model_args, **model_kwargs)
             fitted = draws.given(model, params, draws.functions(drawn))
             scoring = seed(replay(fitted, drawn), model_key)
-            scoring = draws.SameRows(scoring, rows_key)
+            scoring = draws.SameRows(scoring, rows_key)  # on purpose
             scored = trace(scoring).get_trace(*model_args, **model_kwargs)
             return draws.pointwise(drawn, scored, params, site)
 
