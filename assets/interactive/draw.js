@@ -8,7 +8,7 @@ const Interactive = (() => {
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
   // Fill each place on the page that waits for this figure.
-  const start = (name, build) => {
+  const fill = (name, build) => {
     for (const box of document.querySelectorAll(`.interactive-${name}:not(.ready)`)) {
       const part = (tag, kind) => {
         const made = box.appendChild(document.createElement(tag));
@@ -31,6 +31,11 @@ const Interactive = (() => {
       figure.spoken.textContent = figure.shown.textContent;
       box.classList.add("ready");
     }
+  };
+  // While reveal.js lays out slides for paper, they are not part of the page.
+  const start = (name, build) => {
+    fill(name, build);
+    globalThis.Reveal?.on("pdf-ready", () => fill(name, build));
   };
 
   const nice = (low, high) => {
