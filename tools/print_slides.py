@@ -19,7 +19,8 @@ ARGUMENTS = [
 ]
 PRINTABLE = """() => {
     const pages = document.querySelectorAll('.pdf-page').length;
-    return pages > 0 && [...document.images].every((image) => image.complete);
+    const empty = document.querySelector('[class*="interactive-"]:not(.ready)');
+    return pages > 0 && !empty && [...document.images].every((image) => image.complete);
 }"""
 MILLISECONDS = 120_000
 
